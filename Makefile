@@ -1,0 +1,28 @@
+# make run | test | lab; each first makes .venv. Windows: see "Without make" in README.md.
+PYTHON ?= python3
+BIN := .venv/bin
+SETTINGS := PRESET DATASET WEIGHTS BACKBONE RUNS DATA_HOME SIZE EPOCHS SEED
+# what was typed behind `make run`, as NAME=value words for tools/run.py
+TYPED = $(foreach v,$(SETTINGS),$(if $(filter command,$(firstword $(origin $(v)))),'$(v)=$($(v))'))
+
+.PHONY: run test lab publish
+
+run: .venv/ready
+	@$(BIN)/python tools/run.py $(TYPED)
+
+test: .venv/ready
+	@$(BIN)/python -m pytest
+
+lab: .venv/ready
+	@$(BIN)/jupyter lab notebooks
+
+# the default run, then its executed notebooks and figures become the committed ones
+publish: .venv/ready
+	@$(BIN)/python tools/run.py --publish
+
+.venv/ready: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	@echo "first use: installing requirements.txt into .venv (a few minutes)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@

@@ -1,0 +1,32 @@
+"""How pytest runs the notebooks (nbval): results go to a temporary folder."""
+
+import os
+import tempfile
+
+import pytest
+
+RUNS = tempfile.TemporaryDirectory(prefix="siamese_runs_")
+os.environ.update(SIAMESE_RUNS=RUNS.name, SIAMESE_LIVE="0")  # kernels inherit both
+failed_notebooks = set()
+
+
+def is_cell(item):
+    return hasattr(item, "output_timeout")
+
+
+def pytest_collection_modifyitems(items):
+    for item in filter(is_cell, items):
+        item.output_timeout = 900  # nbval's 5 s is too short for a training cell
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if is_cell(item) and report.failed:
+        failed_notebooks.add(item.parent.nodeid)
+    return report
+
+
+def pytest_runtest_setup(item):
+    if is_cell(item) and item.parent.nodeid in failed_notebooks:
+        pytest.skip("an earlier cell of this notebook failed")

@@ -1,0 +1,1043 @@
+"""One thin module under the five notebooks: images, triplets, the Siamese model, retrieval, plots.
+
+Images are RGB, uint8, 0..255, shape (height, width, 3) everywhere; the only place that rescales
+them is inside the embedding model. Distances are squared Euclidean and float32 everywhere.
+Read the notebooks in order; each docstring names the one that explains it.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+import time
+import unicodedata
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from IPython import get_ipython
+from IPython.display import display
+from PIL import Image, ImageOps, UnidentifiedImageError
+from sklearn.metrics import pairwise_distances
+from sklearn.neighbors import NearestNeighbors
+
+from toys import render_toys
+
+
+@contextlib.contextmanager
+def _quiet_start():
+    """Load TensorFlow with oneDNN's kernels, and without what its C++ side writes to stderr."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # off by default on CPUs without AVX-512
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+with _quiet_start():
+    import keras
+    import tensorflow as tf
+
+    GPUS = tf.config.list_physical_devices("GPU")
+
+ROOT = Path(__file__).resolve().parent
+register = keras.saving.register_keras_serializable(package="siamese_utils")
+
+# ------------------------------------------------------------------------------- 1 configuration
+
+GROCERY_COMMIT = "fc80ba90f803d79d0383df52c5a4ac5de99ff6fc"
+GROCERY_URL = f"https://github.com/marcusklasson/GroceryStoreDataset/archive/{GROCERY_COMMIT}.zip"
+VARIABLES = {  # name: what it chooses
+    "SIAMESE_PRESET": "quick (no download, CPU) or full (ImageNet weights, photographs, GPU)",
+    "SIAMESE_DATASET": "toys (embedded), grocery, or a folder of images",
+    "SIAMESE_WEIGHTS": "imagenet, none, or a weights file for ResNet50 without its top",
+    "SIAMESE_BACKBONE": "ResNet50, or a .keras file that maps RGB 0..255 to a feature map",
+    "SIAMESE_RUNS": "folder for results (default: runs/ beside siamese_utils.py)",
+    "SIAMESE_DATA_HOME": "folder that holds or receives datasets (default: data/)",
+    "SIAMESE_SIZE": "side of the square input in pixels (default: 64 for toys in quick, else 200)",
+    "SIAMESE_EPOCHS": "training epochs (default: what the preset says)",
+    "SIAMESE_SEED": "the seed of everything random (default: 42)",
+    "SIAMESE_LIVE": "0 draws the loss plot once, at the end of training (default: 1, live)",
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a run depends on; made by `read_config`, shown in every notebook's parameters cell."""
+
+    preset: str
+    dataset: str
+    weights: str
+    backbone: str
+    size: int
+    epochs: int
+    seed: int
+    runs: Path
+    data_home: Path
+
+    @property
+    def run_dir(self):
+        """Where this run writes: `<runs>/<dataset>-<preset>`, made on first use."""
+        path = self.runs / f"{Path(self.dataset).name}-{self.preset}"
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def __str__(self):
+        shown = {name: str(value).replace(f"{ROOT}/", "") for name, value in asdict(self).items()}
+        return "\n".join(f"{name:10} {value}" for name, value in shown.items())
+
+
+def _one_of(variable, value, names, file_suffix=None):
+    """`value` if it is in `names` or is a file with that suffix ("/": a folder), else an error."""
+    if value in names:
+        return value
+    for base in (Path.cwd(), ROOT):  # notebooks run in notebooks/, commands in the root
+        path = base / Path(value).expanduser()
+        if path.is_dir() if file_suffix == "/" else path.is_file() and path.suffix == file_suffix:
+            return str(path.resolve())
+    place = {None: "", "/": " | an existing folder"}.get(
+        file_suffix, f" | an existing {file_suffix} file"
+    )
+    raise ValueError(f"{variable}={value!r} is not one of: {' | '.join(names)}{place}")
+
+
+def read_config(**overrides):
+    """The `SIAMESE_*` environment variables (see `VARIABLES`); keyword arguments win over them.
+
+    Returns a `Config`. Raises ValueError for an unknown variable or value, naming the valid ones.
+    Explained in notebook 01, "Parameters".
+    """
+    unknown = [name for name in os.environ if name.startswith("SIAMESE_") and name not in VARIABLES]
+    unknown += [name for name in overrides if f"SIAMESE_{name.upper()}" not in VARIABLES]
+    if unknown:
+        raise ValueError(
+            f"unknown setting {unknown[0]!r}; the settings are: {', '.join(VARIABLES)}"
+        )
+
+    def get(name, default):
+        return str(overrides.get(name) or os.environ.get(f"SIAMESE_{name.upper()}") or default)
+
+    def positive(name, default):
+        value = get(name, default)
+        if not value.isdecimal() or int(value) < 1:
+            raise ValueError(f"SIAMESE_{name.upper()}={value!r} is not a positive whole number")
+        return int(value)
+
+    preset = get("preset", "full" if GPUS else "quick")
+    quick = _one_of("SIAMESE_PRESET", preset, ("quick", "full")) == "quick"
+    dataset = get("dataset", "toys" if quick else "grocery")
+    dataset = _one_of("SIAMESE_DATASET", dataset, ("toys", "grocery"), "/")
+    weights = get("weights", "none" if quick else "imagenet")
+    backbone = get("backbone", "ResNet50")
+    return Config(
+        preset=preset,
+        dataset=dataset,
+        weights=_one_of("SIAMESE_WEIGHTS", weights, ("imagenet", "none"), ".h5"),
+        backbone=_one_of("SIAMESE_BACKBONE", backbone, ("ResNet50",), ".keras"),
+        size=positive("size", 64 if quick and dataset == "toys" else 200),
+        epochs=positive("epochs", 12 if quick else 40),
+        seed=positive("seed", 42),
+        runs=Path(get("runs", ROOT / "runs")).expanduser().resolve(),
+        data_home=Path(get("data_home", ROOT / "data")).expanduser().resolve(),
+    )
+
+
+# ------------------------------------------------------------------------------------- 2 images
+
+
+@dataclass
+class ImageDataset:
+    """Images with what is known of them; made by `load_images`. n images, c classes.
+
+    images (n, size, size, 3) uint8 RGB 0..255; labels (n,) int32 in 0..c-1; splits (n,) of
+    "train", "validation", "test", "unseen" (classes that are never trained on) or "reference"
+    (one catalogue picture a class); factors: name -> (n,) float32, known for the toys only;
+    problems: what could not be read, one dict a file with path, reason and remedy.
+    """
+
+    name: str
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: list
+    paths: list
+    splits: np.ndarray
+    gallery_splits: tuple = ("train",)
+    factors: dict = field(default_factory=dict)
+    problems: list = field(default_factory=list)
+
+    def where(self, *splits):
+        """Indices (int64, ascending) of the images in any of `splits`."""
+        return np.flatnonzero(np.isin(self.splits, splits))
+
+    @property
+    def gallery(self):
+        """Indices of every training image: what a test image is compared with."""
+        return self.where(*self.gallery_splits)
+
+
+def load_images(dataset="toys", size=64, data_home=None, cache_dir=None, seed=42, strict=False):
+    """Load `toys`, `grocery` or a folder of images as an `ImageDataset`.
+
+    A folder holds one sub-folder a class, or `train...` and `test...` folders of such. Files are
+    decoded and resized once, in parallel, into a memory-mapped array under `cache_dir`
+    (default: `<root>/runs/cache`). What cannot be read is listed in `.problems`, or raised as
+    ValueError with `strict=True`. Raises FileNotFoundError for a missing folder and ValueError
+    for one without two classes of images. Explained in notebook 01.
+    """
+    data_home, cache_dir = Path(data_home or ROOT / "data"), Path(cache_dir or ROOT / "runs/cache")
+    if str(dataset) == "toys":
+        return _load_toys(size, seed, cache_dir)
+    gallery_splits, problems = ("train",), []
+    if str(dataset) == "grocery":
+        entries = _grocery_entries(_find_grocery(data_home))
+    else:
+        entries, problems = _folder_entries(Path(dataset).expanduser())
+        if not any(split == "validation" for _, split, _ in entries):
+            entries = _hold_out(entries, seed)
+            gallery_splits = ("train", "validation")
+    images, kept, failed = _decode_all([entry[0] for entry in entries], size, cache_dir)
+    problems += failed
+    if strict and problems:
+        raise ValueError("; ".join(f"{p['path']}: {p['reason']}" for p in problems))
+    paths, splits, names = zip(*(entries[i] for i in kept)) if len(kept) else ((), (), ())
+    class_names = list(dict.fromkeys(names))
+    if len(class_names) < 2:
+        raise ValueError(
+            f"{dataset}: {len(paths)} readable images in {len(class_names)} classes; it takes two "
+            "sub-folders with images, one a class" + _first_problems(problems)
+        )
+    number = {name: i for i, name in enumerate(class_names)}
+    labels = np.array([number[name] for name in names], np.int32)
+    return ImageDataset(
+        Path(dataset).name, images, labels, class_names, list(paths), np.array(splits),
+        gallery_splits, {}, problems,
+    )  # fmt: skip
+
+
+def _first_problems(problems):
+    return "".join(f"\n  {p['path']}: {p['reason']}" for p in problems[:5])
+
+
+def _problem(path, reason, remedy):
+    return {"path": str(path), "reason": reason, "remedy": remedy}
+
+
+def _folder_entries(folder):
+    """[(path, split, class name)] of a folder in a fixed order, and its problems."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder; give one with a sub-folder a class")
+    problems, entries = [], []
+    prefixes = {"train": "train", "test": "test", "val": "validation"}
+
+    def children(path):
+        return sorted(path.iterdir(), key=lambda child: unicodedata.normalize("NFC", child.name))
+
+    parts = {
+        child: split
+        for child in children(folder)
+        for prefix, split in prefixes.items()
+        if child.is_dir() and child.name.lower().startswith(prefix)
+    }
+    if not {"train", "test"} <= set(parts.values()):
+        parts = {folder: ""}
+    for part, split in parts.items():
+        for class_folder in children(part):
+            if class_folder.is_file():
+                problems.append(_problem(class_folder, "not in a class folder", "move it into one"))
+            if not class_folder.is_dir() or class_folder.name.startswith("."):
+                continue
+            name = unicodedata.normalize("NFC", class_folder.name)
+            files = [path for path in sorted(class_folder.rglob("*")) if not path.is_dir()]
+            visible = [path for path in files if not path.name.startswith(".")]
+            if len(visible) < len(files):
+                hidden = f"{len(files) - len(visible)} hidden files"
+                problems.append(_problem(class_folder, hidden, "nothing: they are no images"))
+            if not visible:
+                problems.append(_problem(class_folder, "empty class", "add images or delete it"))
+            entries += [(str(path), split, name) for path in visible]
+    return sorted(entries, key=lambda e: (e[2], e[1] != "train", e[0])), problems
+
+
+def _hold_out(entries, seed):
+    """Give entries their splits: whole classes first, then images within the other classes.
+
+    With train and test folders given, one training image in five becomes validation, and a class
+    that only the test folder has is unseen. Otherwise a quarter of the classes becomes unseen
+    (from eight classes up), and of every other class one image in five is test, one validation.
+    """
+    by_class = {}
+    for i, (_, split, name) in enumerate(entries):
+        by_class.setdefault(name, {}).setdefault(split, []).append(i)
+    rng, splits = np.random.default_rng(seed), [split for _, split, _ in entries]
+    undivided = [name for name, parts in by_class.items() if "" in parts]
+    unseen = set(rng.permutation(undivided)[: len(undivided) // 4 if len(undivided) >= 8 else 0])
+    for name, parts in by_class.items():
+        if name in unseen or not parts.keys() & {"train", ""}:
+            assigned = ["unseen"] * len(entries)
+        else:
+            pool = parts.get("train", parts.get("", []))
+            fifth = len(pool) // 5
+            kinds = ["validation"] * fifth + ["test"] * (fifth if "" in parts else 0)
+            shuffled = rng.permutation(pool)
+            assigned = {i: "train" for i in pool} | dict(zip(shuffled, kinds))
+            assigned |= {i: "test" for i in parts.get("test", [])}
+        for i in (i for part in parts.values() for i in part):
+            splits[i] = assigned[i]
+    return [(path, split, name) for (path, _, name), split in zip(entries, splits)]
+
+
+def _find_grocery(data_home):
+    """The Grocery Store dataset's folder below `data_home`, downloaded on first use."""
+    folder = data_home / "grocery_store"
+    if not (folder / "classes.csv").is_file():
+        try:
+            archive = keras.utils.get_file(
+                "grocery_store.zip", GROCERY_URL, cache_dir=data_home, cache_subdir="downloads"
+            )
+        except Exception as error:
+            raise FileNotFoundError(
+                f"{GROCERY_URL} could not be downloaded ({error}). Without a network: put the "
+                f"dataset into {folder}, or set SIAMESE_DATA_HOME to the folder that holds "
+                "grocery_store/, or run with SIAMESE_DATASET=toys"
+            ) from error
+        partial = data_home / "grocery_store.part"
+        with zipfile.ZipFile(archive) as content:
+            content.extractall(partial)
+        (partial / f"GroceryStoreDataset-{GROCERY_COMMIT}/dataset").rename(folder)
+    return folder
+
+
+def _grocery_entries(folder):
+    """The authors' splits, and their one iconic picture a class as split "reference"."""
+    rows = [line.split(",") for line in (folder / "classes.csv").read_text().splitlines()[1:]]
+    names = {int(row[1]): row[0] for row in rows}
+    entries = [(str(folder / row[4].strip("/ ")), "reference", row[0]) for row in rows]
+    for split in ("train", "validation", "test"):
+        lines = (folder / f"{split[:3] if split == 'validation' else split}.txt").read_text()
+        for line in lines.splitlines():
+            path, label, _ = line.split(",")
+            entries.append((str(folder / path), split, names[int(label)]))
+    return sorted(entries, key=lambda e: (e[2], e[1], e[0]))
+
+
+def decode_image(path, size):
+    """One file as a (size, size, 3) uint8 RGB array: upright, over white, stretched to a square.
+
+    Raises OSError or ValueError, naming the file, for what Pillow cannot decode.
+    """
+    with Image.open(path) as image:
+        image.draft("RGB", (size, size))  # lets JPEG decode at a lower resolution: faster
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I;16") or image.mode == "I":  # 16 bits a pixel
+            image = Image.fromarray((np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
+        if image.has_transparency_data:
+            image = Image.alpha_composite(
+                Image.new("RGBA", image.size, "white"), image.convert("RGBA")
+            )
+        image = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+        return np.asarray(image)
+
+
+def _decode_all(paths, size, cache_dir):
+    """(images memmap, indices of the paths that were read, problems); decoded once, then cached."""
+    stats = [
+        (path, os.path.getsize(path), os.path.getmtime(path))
+        for path in paths
+        if os.path.exists(path)
+    ]
+    key = hashlib.sha256(json.dumps([size, stats]).encode()).hexdigest()[:16]
+    cache, report = cache_dir / f"images-{key}.npy", cache_dir / f"images-{key}.json"
+    if not (cache.exists() and report.exists()):
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        partial, kept, problems = cache.with_suffix(f".part{os.getpid()}"), [], []
+        shape = (max(len(paths), 1), size, size, 3)
+        images = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
+
+        def decode(path):
+            try:
+                return decode_image(path, size)
+            except Exception as error:
+                reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
+                return _problem(path, reason or type(error).__name__, "replace or delete the file")
+
+        progress = keras.utils.Progbar(len(paths), unit_name="image")
+        with ThreadPoolExecutor() as pool:
+            for start in range(0, len(paths), 512):  # bounded, so memory stays flat
+                for i, result in enumerate(pool.map(decode, paths[start : start + 512]), start):
+                    if isinstance(result, dict):
+                        problems.append(result)
+                    else:
+                        images[len(kept)] = result
+                        kept.append(i)
+                    progress.update(i + 1)
+        images.flush()
+        report.write_text(json.dumps({"kept": kept, "problems": problems}))
+        os.replace(partial, cache)  # a cache that exists is a whole one
+    found = json.loads(report.read_text())
+    images = np.load(cache, mmap_mode="r")[: len(found["kept"])]
+    return images, found["kept"], found["problems"]
+
+
+def _load_toys(size, seed, cache_dir, seen=80, validation=12, unseen=24):
+    """Of a seen class every fourth image is for test; the other classes are held out whole.
+
+    32 images of a seen class, so that 24 are left to train on, and 24 of each other class.
+    """
+    sizes = [32] * seen + [24] * (validation + unseen)
+    recipe = (ROOT / "toys.py").read_text() + str((size, seed, sizes))
+    cache = cache_dir / f"toys-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.npz"
+    if not cache.exists():
+        images, labels, factors = render_toys(sizes, size, seed)
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        partial = cache.with_suffix(f".part{os.getpid()}.npz")
+        np.savez(partial, images=images, labels=labels, **factors)
+        os.replace(partial, cache)
+    with np.load(cache) as stored:
+        factors = dict(stored)
+    images, labels = factors.pop("images"), factors.pop("labels")
+    instance = np.concatenate([np.arange(n) for n in sizes])
+    splits = np.where(instance % 4 == 3, "test", "train").astype("<U10")
+    splits[labels >= seen] = "validation"
+    splits[labels >= seen + validation] = "unseen"
+    names = [f"toy {c:03}" for c in range(len(sizes))]
+    paths = [f"toys/{names[c]}/{i:02}" for c, i in zip(labels, instance)]
+    return ImageDataset("toys", images, labels, names, paths, splits, factors=factors)
+
+
+# ----------------------------------------------------------------------------------- 3 triplets
+
+
+def random_triplets(labels, count=None, seed=42):
+    """`count` random triplets (default: one per image), as (count, 3) int64 indices (a, p, n).
+
+    The anchor is uniform over images that have a companion, the positive over the companions, the
+    negative over all images of other classes. Raises ValueError if no triplet exists.
+    Explained in notebook 02, "Random triplets".
+    """
+    labels, rng = np.asarray(labels), np.random.default_rng(seed)
+    members = {label: np.flatnonzero(labels == label) for label in np.unique(labels)}
+    anchors = np.concatenate([m for m in members.values() if len(m) > 1] or [np.empty(0, int)])
+    if len(members) < 2 or not len(anchors):
+        raise ValueError(
+            f"no triplet in {len(labels)} images of {len(members)} classes: it takes two classes, "
+            "one of them with two images"
+        )
+    triplets = np.empty((len(labels) if count is None else count, 3), np.int64)
+    for row, anchor in enumerate(rng.choice(anchors, len(triplets))):
+        companions = members[labels[anchor]]
+        positive = rng.choice(companions[companions != anchor])
+        negative = rng.integers(len(labels) - len(companions))  # the index among all others ...
+        negative += np.searchsorted(companions - np.arange(len(companions)), negative, "right")
+        triplets[row] = anchor, positive, negative  # ... and, the class skipped, among all
+    return triplets
+
+
+def close_distance_triplets(embeddings, labels):
+    """For every pair (i < j) of a class, the negative whose distance to i is closest to d(i, j).
+
+    embeddings (n, dim), labels (n,) -> (pairs, 3) int64 (anchor i, positive j, negative), ordered
+    by i, then j; ties go to the lowest index. Squared distances in float64, one block of rows at
+    a time. Raises ValueError if no triplet exists. Explained in notebook 02, "The close-distance
+    rule".
+    """
+    embeddings, labels = np.asarray(embeddings, np.float64), np.asarray(labels)
+    norms, triplets = (embeddings**2).sum(1), []
+    for start in range(0, len(labels), 512):
+        rows = embeddings[start : start + 512]
+        block = norms[start : start + 512, None] - 2 * rows @ embeddings.T + norms
+        for i, distances in enumerate(block, start):
+            same = labels == labels[i]
+            positives = np.flatnonzero(same[i + 1 :]) + i + 1
+            others = np.flatnonzero(~same)
+            if len(positives) and len(others):
+                gaps = np.abs(distances[others] - distances[positives, None])
+                nearest = others[gaps.argmin(1)]
+                triplets.append(np.stack([np.full_like(positives, i), positives, nearest], 1))
+    if not triplets:
+        raise ValueError("no triplet: it takes two classes, one of them with two images")
+    return np.concatenate(triplets)
+
+
+def squared_distances(embeddings):
+    """All squared Euclidean distances in a batch: (b, dim) -> (b, b) float32, never negative."""
+    x = tf.cast(embeddings, tf.float32)
+    norms = tf.reduce_sum(x * x, axis=1)
+    return tf.maximum(norms[:, None] - 2 * tf.matmul(x, x, transpose_b=True) + norms, 0)
+
+
+MINING = ("all", "semi-hard", "batch-hard", "close-distance")
+
+
+def _select(distances, labels, strategy):
+    """(anchor, positive, negative, valid) of one static shape, so that XLA can compile it."""
+    size = tf.shape(labels)[0]
+    same = labels[:, None] == labels
+    positive = same & ~tf.eye(size, dtype=tf.bool)  # (anchor, positive)
+    negative = ~same  # (anchor, negative)
+    if strategy == "batch-hard":
+        anchor = tf.range(size)
+        farthest = tf.argmax(tf.where(positive, distances, -1), 1, tf.int32)
+        nearest = tf.argmin(tf.where(negative, distances, np.inf), 1, tf.int32)
+        return anchor, farthest, nearest, tf.reduce_any(positive, 1) & tf.reduce_any(negative, 1)
+    d_ap, d_an = distances[:, :, None], distances[:, None, :]
+    candidate = positive[:, :, None] & negative[:, None, :]  # (anchor, positive, negative)
+    if strategy == "all":
+        grid = tf.meshgrid(tf.range(size), tf.range(size), tf.range(size), indexing="ij")
+        return *grid, candidate
+    if strategy == "semi-hard":
+        candidate &= d_an > d_ap
+        cost = d_an
+    else:
+        cost = tf.abs(d_an - d_ap)
+    nearest = tf.argmin(tf.where(candidate, cost, np.inf), 2, tf.int32)
+    anchor, other = tf.meshgrid(tf.range(size), tf.range(size), indexing="ij")
+    return anchor, other, nearest, tf.reduce_any(candidate, 2)
+
+
+def mine_triplets(embeddings, labels, strategy="semi-hard"):
+    """The triplets that `strategy` picks in one batch, as (n, 3) int32 indices (a, p, n).
+
+    "all": every valid triplet. "semi-hard": for every ordered pair (a, p) the closest negative
+    that is farther than the positive (FaceNet, Schroff et al. 2015, section 3.2); where none is,
+    the pair gives no triplet. "batch-hard": for every anchor its farthest positive and its nearest
+    negative (Hermans et al. 2017, section 2). "close-distance": for every ordered pair the negative
+    whose distance is closest to d(a, p). Ties go to the lowest index. Raises ValueError for an
+    unknown strategy. Explained in notebook 02, "Easy, semi-hard, hard".
+    """
+    if strategy not in MINING:
+        raise ValueError(f"mining={strategy!r} is not one of: {', '.join(MINING)}")
+    *triplet, valid = _select(squared_distances(embeddings), tf.convert_to_tensor(labels), strategy)
+    return tf.boolean_mask(tf.stack(triplet, axis=-1), valid)
+
+
+def pk_batches(labels, classes=16, images=4, seed=42):
+    """One epoch of batches of `classes` x `images` (P x K): (steps, P*K) int64 indices.
+
+    Each batch draws P different classes among those with at least K images, and K different images
+    of each; an epoch has as many batches as it takes to draw len(labels) images. Raises ValueError,
+    with the numbers that would work, if fewer than P classes have K images.
+    Explained in notebook 02, "Batches of P classes x K images" (Hermans et al. 2017, section 2).
+    """
+    labels, rng = np.asarray(labels), np.random.default_rng(seed)
+    values, counts = np.unique(labels, return_counts=True)
+    usable = values[counts >= images]
+    if len(usable) < classes:
+        raise ValueError(
+            f"P x K = {classes} x {images}: {len(usable)} of {len(values)} have them; the largest "
+            f"class has {counts.max(initial=0)} images. Try P = {len(usable)} or a K of at most "
+            f"{np.sort(counts)[::-1][classes - 1] if len(counts) >= classes else 0}"
+        )
+    members = {label: np.flatnonzero(labels == label) for label in usable}
+    batches = []
+    for _ in range(-(-len(labels) // (classes * images))):
+        chosen = rng.choice(usable, classes, replace=False)
+        batches.append([rng.choice(members[c], images, replace=False) for c in chosen])
+    return np.reshape(batches, (len(batches), classes * images))
+
+
+def batch_shape(labels, classes=16, images=4):
+    """The largest (P, K) up to (classes, images), K >= 2, that `pk_batches` can draw from `labels`.
+
+    K shrinks only where fewer than two classes have K images. Raises ValueError if no K is left.
+    """
+    counts = np.unique_counts(np.asarray(labels)).counts
+    for k in range(images, 1, -1):
+        if (usable := int((counts >= k).sum())) >= 2:
+            return min(classes, usable), k
+    raise ValueError("no batch: it takes two classes with two training images each")
+
+
+class IndexBatches(keras.utils.PyDataset):
+    """Batches for `fit` from indices: what is held is numbers, the images are gathered when needed.
+
+    images (n, ...) array or memmap, labels (n,), sample(epoch) -> (steps, batch) indices, which
+    yield (images, labels), or (steps, batch, 3) triplets, which yield ((anchor, positive,
+    negative),). A batch depends on `sample` and the epoch alone. Explained in notebook 04.
+    """
+
+    def __init__(self, images, labels, sample):
+        super().__init__()
+        self.images, self.labels, self.sample, self.epoch = images, labels, sample, 0
+        self.batches = sample(0)
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, step):
+        index = self.batches[step]
+        if index.ndim == 1:
+            return self.images[index], self.labels[index]
+        return (tuple(self.images[column] for column in index.T),)
+
+    def on_epoch_end(self):
+        self.epoch += 1
+        self.batches = self.sample(self.epoch)
+
+
+# -------------------------------------------------------------------------------------- 4 models
+
+
+@register
+class ResNetPreprocessing(keras.layers.Layer):
+    """ResNet50's own preprocessing (RGB 0..255 to BGR minus ImageNet's means), as a layer."""
+
+    def call(self, images):
+        return keras.applications.resnet.preprocess_input(tf.cast(images, tf.float32))
+
+
+def _load_backbone(backbone, weights, input_shape):
+    """A model from an RGB 0..255 input to a feature map, preprocessing included."""
+    image = keras.Input(input_shape, name="image")
+    if backbone != "ResNet50":
+        model = keras.models.load_model(backbone) if isinstance(backbone, (str, Path)) else backbone
+        if len(model.output_shape) != 4:
+            raise ValueError(f"{backbone}: gives {model.output_shape}, not (batch, h, w, channels)")
+        return model
+    weights = None if weights == "none" else weights
+    try:
+        return keras.applications.ResNet50(
+            include_top=False, weights=weights, input_tensor=ResNetPreprocessing()(image)
+        )
+    except Exception as error:
+        if weights != "imagenet":
+            raise
+        raise FileNotFoundError(
+            "the ImageNet weights of ResNet50 could not be had (file resnet50_weights_tf_dim_"
+            f"ordering_tf_kernels_notop.h5: {error}). Without a network: SIAMESE_WEIGHTS=<that "
+            "file>, or SIAMESE_WEIGHTS=none for random weights, or SIAMESE_PRESET=quick"
+        ) from error
+
+
+def build_embedding_model(
+    input_shape=(200, 200, 3),
+    weights="imagenet",
+    backbone="ResNet50",
+    train_from="default",
+    head="flatten",
+    units=(512, 256, 256),
+    normalize=False,
+):
+    """The embedding model f: RGB images 0..255 (batch, h, w, 3) -> (batch, 256) float32.
+
+    Two parts: `frozen_trunk` (preprocessing and every layer before `train_from`) and
+    `trainable_tail` (the rest of the backbone, then the head). Head: "flatten" or "average" of the
+    feature map, Dense 512 (ReLU) - BatchNorm - Dense 256 (ReLU) - BatchNorm - Dense 256, then unit
+    length if `normalize`. `backbone`: "ResNet50", a .keras file or a Keras model that maps RGB
+    0..255 to a feature map. `weights`: "imagenet", None or a file (ResNet50 only). `train_from`: a
+    layer of the backbone, None for none of them; default conv5_block1_out for ResNet50, else None.
+    Raises ValueError for an unknown head or layer, FileNotFoundError if weights cannot be had.
+    Explained in notebook 03 (architecture: the Keras example `siamese_network`).
+    """
+    poolings = {
+        "flatten": keras.layers.Flatten, "average": keras.layers.GlobalAveragePooling2D
+    }  # fmt: skip
+    if head not in poolings:
+        raise ValueError(f"head={head!r} is not one of: {', '.join(poolings)}")
+    base = _load_backbone(backbone, weights, input_shape)
+    if train_from == "default":
+        train_from = "conv5_block1_out" if backbone == "ResNet50" else None
+    cut = base.get_layer(train_from).input if train_from else base.output
+    image = keras.Input(input_shape, name="image")
+    trunk = keras.Model(image, keras.Model(base.input, cut)(image), name="frozen_trunk")
+    trunk.trainable = False  # also keeps its BatchNorm in inference mode
+
+    features = keras.Input(trunk.output_shape[1:], name="features")
+    x = keras.Model(cut, base.output, name="backbone_tail")(features) if train_from else features
+    x = poolings[head](name=head)(x)
+    for i, width in enumerate(units[:-1], 1):
+        x = keras.layers.Dense(width, activation="relu", name=f"dense_{i}")(x)
+        x = keras.layers.BatchNormalization(name=f"batch_norm_{i}")(x)
+    x = keras.layers.Dense(units[-1], dtype="float32", name="embedding")(x)
+    if normalize:
+        x = keras.layers.UnitNormalization(dtype="float32", name="unit_length")(x)
+    tail = keras.Model(features, x, name="trainable_tail")
+    return keras.Model(image, tail(trunk(image)), name="embedding_model")
+
+
+def build_from_config(config):
+    """The embedding model that `config` asks for, not trained; the same weights for the same seed.
+
+    Unit-length embeddings; a backbone given as a file gets a head on its average-pooled output.
+    """
+    keras.utils.set_random_seed(config.seed)
+    return build_embedding_model(
+        (config.size, config.size, 3),
+        weights=config.weights,
+        backbone=config.backbone,
+        head="flatten" if config.backbone == "ResNet50" else "average",
+        normalize=True,
+    )
+
+
+def split_at_freeze_point(embedding):
+    """(frozen trunk, trainable tail) of an embedding model: two models that share its weights.
+
+    Train the tail on the trunk's kept output, and the whole embedding is trained with it.
+    Explained in notebook 03, "What is frozen, and why".
+    """
+    names = {layer.name for layer in embedding.layers}
+    if not {"frozen_trunk", "trainable_tail"} <= names:
+        raise ValueError(f"{embedding.name} was not made by build_embedding_model: {sorted(names)}")
+    return embedding.get_layer("frozen_trunk"), embedding.get_layer("trainable_tail")
+
+
+@register
+class DistanceLayer(keras.layers.Layer):
+    """(anchor, positive, negative), each (batch, dim) -> d(a, p), d(a, n), each (batch,) float32.
+
+    Squared Euclidean: no square root, whose gradient at 0 is infinite. Explained in notebook 03.
+    """
+
+    def call(self, anchor, positive, negative):
+        a, p, n = (tf.cast(x, tf.float32) for x in (anchor, positive, negative))
+        return tf.reduce_sum((a - p) ** 2, -1), tf.reduce_sum((a - n) ** 2, -1)
+
+
+def build_siamese_network(embedding):
+    """Three images in, (d(a, p), d(a, n)) out, through one embedding model: the weights are shared.
+
+    Explained in notebook 03, "Three inputs, one set of weights".
+    """
+    names = ("anchor", "positive", "negative")
+    inputs = [keras.Input(embedding.input_shape[1:], name=name) for name in names]
+    distances = DistanceLayer(name="distances")(*(embedding(x) for x in inputs))
+    return keras.Model(inputs, distances, name="siamese_network")
+
+
+@register
+class SiameseModel(keras.Model):
+    """Trains an embedding with the triplet loss max(d(a, p) - d(a, n) + margin, 0).
+
+    model: an embedding model, its trainable tail, or the network of `build_siamese_network`.
+    Without `mining` a batch is ((anchor, positive, negative),) and the three go through the
+    embedding in one concatenated pass; with it (one of `MINING`) a batch is (images, labels) and
+    the triplets are chosen in it. Logs loss, d_ap and d_an (means over the triplets) and active
+    (the share of triplets with a loss above 0). Called on images it gives embeddings, on three of
+    them the two distances. Raises ValueError for an unknown strategy or a margin that is not above
+    0. Explained in notebooks 03 and 04 (FaceNet, Schroff et al. 2015, section 3.1).
+    """
+
+    def __init__(self, model, margin=0.5, mining=None, **kwargs):
+        super().__init__(**kwargs)
+        if mining is not None and mining not in MINING:
+            raise ValueError(f"mining={mining!r} is not one of: None, {', '.join(MINING)}")
+        if not margin > 0:
+            raise ValueError(f"margin={margin!r} must be above 0, or all embeddings may collapse")
+        self.embedding = (
+            next(m for m in (*model.layers, model) if isinstance(m, keras.Model))
+            if len(model.inputs) == 3
+            else model
+        )
+        self.distance, self.margin, self.mining = DistanceLayer(), margin, mining
+        self.trackers = [keras.metrics.Mean(name) for name in ("loss", "d_ap", "d_an", "active")]
+        self.built = True  # the embedding is; saving and BackupAndRestore ask for it
+
+    def call(self, inputs, training=False):
+        if not isinstance(inputs, (tuple, list)):
+            return self.embedding(inputs, training=training)
+        embedded = self.embedding(tf.concat(inputs, axis=0), training=training)
+        return self.distance(*tf.split(embedded, 3))
+
+    def triplet_distances(self, x, labels, training=False):
+        """(d_ap, d_an, valid) of a batch's triplets: three arrays of one shape, float32."""
+        if self.mining is None:
+            d_ap, d_an = self(x, training=training)
+            return d_ap, d_an, tf.ones_like(d_ap)
+        distances = squared_distances(self.embedding(x, training=training))
+        anchor, positive, negative, valid = _select(distances, labels, self.mining)
+        d_ap = tf.gather_nd(distances, tf.stack([anchor, positive], -1))
+        d_an = tf.gather_nd(distances, tf.stack([anchor, negative], -1))
+        return d_ap, d_an, tf.cast(valid, tf.float32)
+
+    def compute_triplet_loss(self, data, training):
+        """The mean loss over the batch's triplets; updates the four logged means."""
+        x, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
+        d_ap, d_an, valid = self.triplet_distances(x, labels, training)
+        losses = tf.maximum(d_ap - d_an + self.margin, 0)
+        active = tf.cast(losses > 0, tf.float32)
+        for tracker, values in zip(self.trackers, (losses, d_ap, d_an, active)):
+            tracker.update_state(values, sample_weight=valid)
+        return tf.reduce_sum(losses * valid) / tf.maximum(tf.reduce_sum(valid), 1)
+
+    def train_step(self, data):
+        with tf.GradientTape() as tape:
+            loss = self.compute_triplet_loss(data, training=True) + sum(self.losses)
+            scaled = self.optimizer.scale_loss(loss)  # only mixed precision scales
+        gradients = tape.gradient(scaled, self.trainable_weights)
+        self.optimizer.apply(gradients, self.trainable_weights)
+        return {tracker.name: tracker.result() for tracker in self.trackers}
+
+    def test_step(self, data):
+        self.compute_triplet_loss(data, training=False)
+        return {tracker.name: tracker.result() for tracker in self.trackers}
+
+    @property
+    def metrics(self):
+        return self.trackers  # all of them, so that Keras resets all of them each epoch
+
+    def get_config(self):
+        embedding = keras.saving.serialize_keras_object(self.embedding)
+        return {"model": embedding, "margin": self.margin, "mining": self.mining, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config):
+        model = keras.saving.deserialize_keras_object(config["model"])
+        return cls(**(config | {"model": model}))
+
+
+# ------------------------------------------------------------------- 5 the frozen trunk's output
+
+
+def trunk_features(trunk, images, cache_dir=None, dtype="float16", batch_size=64):
+    """The frozen trunk's output for all images, computed once: (n, h, w, channels) memmap.
+
+    Kept under `cache_dir` (default `<root>/runs/cache`) under a key made of the images, the
+    trunk's weights and `dtype`; a file that is half-written or of other images is never used.
+    float16 halves the disk; float32 makes cached and uncached training agree to rounding.
+    Raises ValueError where float16 overflows. Explained in notebook 04, "Compute the trunk once".
+    """
+    cache_dir = Path(cache_dir or ROOT / "runs/cache")
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256(f"{images.shape} {dtype} {trunk.to_json()}".encode())
+    for array in (*trunk.get_weights(), images):
+        digest.update(np.ascontiguousarray(array))
+    cache = cache_dir / f"trunk-{digest.hexdigest()[:16]}.npy"
+    try:
+        return np.load(cache, mmap_mode="r")
+    except (OSError, ValueError):  # absent or cut short
+        pass
+    partial = cache.with_suffix(f".part{os.getpid()}")
+    shape = (len(images), *trunk.output_shape[1:])
+    features = np.lib.format.open_memmap(partial, "w+", dtype, shape)
+    progress = keras.utils.Progbar(len(images), unit_name="image")
+    for start in range(0, len(images), batch_size):
+        rows = slice(start, min(start + batch_size, len(images)))
+        features[rows] = trunk.predict_on_batch(np.asarray(images[rows], np.float32))
+        if not np.isfinite(features[rows]).all():
+            raise ValueError(f"the trunk's output does not fit {dtype}; use dtype='float32'")
+        progress.update(rows.stop)
+    features.flush()
+    os.replace(partial, cache)
+    return np.load(cache, mmap_mode="r")
+
+
+def embed(model, inputs, batch_size=64):
+    """Embeddings (n, dim) float32 of images (through an embedding) or features (through a tail)."""
+    starts = range(0, len(inputs), batch_size)
+    batches = (np.asarray(inputs[s : s + batch_size], np.float32) for s in starts)
+    return np.concatenate([model.predict_on_batch(batch) for batch in batches])
+
+
+# ----------------------------------------------------------------------------------- 6 retrieval
+
+
+def _neighbors(query, gallery, k, own=None):
+    """`nearest_neighbors`, where `own` (n,) is each query's own place in the gallery, or None."""
+    spare = own is not None
+    if not 1 <= k <= len(gallery) - spare:
+        raise ValueError(f"k={k}: a query has {len(gallery) - spare} candidates in the gallery")
+    asked = min(k + 1 + spare, len(gallery))
+
+    def ordered(distances, indices, own):
+        if spare:
+            distances[indices == own[:, None]] = np.inf
+        distances = np.square(distances, dtype=np.float32)
+        order = np.lexsort((indices, distances))
+        return np.take_along_axis(distances, order, 1), np.take_along_axis(indices, order, 1)
+
+    search = NearestNeighbors(n_neighbors=asked, algorithm="brute").fit(gallery)
+    distances, indices = ordered(*search.kneighbors(query), own)
+    if asked < len(gallery):  # equals across the k-th place: which of them came is chance
+        for row in np.flatnonzero(distances[:, k - 1] == distances[:, k]):
+            mine = slice(row, row + 1)
+            every = pairwise_distances(query[mine], gallery), np.arange(len(gallery))[None]
+            exact = ordered(*every, own[mine] if spare else None)
+            distances[row], indices[row] = (array[0, :asked] for array in exact)
+    return distances[:, :k], indices[:, :k]
+
+
+def nearest_neighbors(query, gallery=None, k=1):
+    """The k closest gallery rows of every query row: (distances, indices), each (n, k).
+
+    query (n, dim), gallery (m, dim); `gallery=None` means leave-one-out: the query itself is
+    excluded by its index, not by its distance, so that an exact duplicate counts. Squared Euclidean
+    float32 distances, ascending, ties to the lowest index. scikit-learn searches in blocks: no
+    n x m matrix is held. Raises ValueError if k is above the number of candidates.
+    Explained in notebook 05, "The closest training image".
+    """
+    if gallery is None:
+        return _neighbors(query, query, k, own=np.arange(len(query)))
+    return _neighbors(query, gallery, k)
+
+
+def retrieval_metrics(
+    query, query_labels, gallery=None, gallery_labels=None, ks=(1, 2, 4, 8), per_query=False
+):
+    """recall@k, precision@1, R-precision and MAP@R, each 0..1, as a dict of floats.
+
+    With R the number of gallery images of the query's class (itself excluded): recall@k is the
+    share of queries with one of them among the k closest; R-precision the share of them among the R
+    closest; MAP@R the mean over i = 1..R of precision@i where the i-th is of the class, else 0
+    (Musgrave et al. 2020, section 3.2). `gallery=None` means leave-one-out. Queries with R = 0
+    cannot be answered and are left out; ValueError if none is left. `per_query=True` gives arrays,
+    one value an answered query. Explained in notebook 05, "Measures".
+    """
+    query, query_labels = np.asarray(query, np.float32), np.asarray(query_labels)
+    alone = gallery is None
+    gallery = query if alone else np.asarray(gallery, np.float32)
+    others = query_labels if alone else np.asarray(gallery_labels)
+    values, counts = np.unique(others, return_counts=True)
+    place = np.searchsorted(values, query_labels).clip(max=len(values) - 1)
+    relevant = np.where(values[place] == query_labels, counts[place] - alone, 0)
+    asked = np.flatnonzero(relevant)
+    if not len(asked):
+        raise ValueError("no query has another image of its class to find")
+    k = min(max(*ks, relevant.max()), len(others) - alone)
+    rank, found = np.arange(1, k + 1), []
+    for part in np.array_split(asked, -(-len(asked) * k // 2**22)):  # bounds the memory at large R
+        _, indices = _neighbors(query[part], gallery, k, part if alone else None)
+        hits = others[indices] == query_labels[part, None]
+        within = hits & (rank <= relevant[part, None])
+        precision = hits.cumsum(1) / rank
+        row = {f"recall@{k}": hits[:, :k].any(1) for k in ks}
+        row["precision@1"] = hits[:, 0]
+        row["r_precision"] = within.sum(1) / relevant[part]
+        row["map@r"] = (precision * within).sum(1) / relevant[part]
+        found.append(row)
+    result = {name: np.concatenate([row[name] for row in found]).astype(float) for name in found[0]}
+    return result if per_query else {name: float(v.mean()) for name, v in result.items()}
+
+
+def split_recall(embeddings, dataset, split):
+    """recall@1 of one split of `dataset`, from the embeddings (n, dim) of all its images.
+
+    Classes that training sees: the closest *training* image must be of the class. Classes held out
+    whole: the closest *other* image of the split must be (leave-one-out). nan for an empty split.
+    Explained in notebook 05, "The closest training image" and "Classes never seen".
+    """
+    rows, train = dataset.where(split), dataset.where("train")
+    if split == "test":
+        train = dataset.gallery
+    if not len(rows):
+        return float("nan")
+    query, labels = embeddings[rows], dataset.labels[rows]
+    if not np.isin(labels, dataset.labels[train]).any():
+        return retrieval_metrics(query, labels, ks=(1,))["recall@1"]
+    _, indices = nearest_neighbors(query, embeddings[train])
+    return float((dataset.labels[train][indices[:, 0]] == labels).mean())
+
+
+# ------------------------------------------------------------------------- 7 callbacks and plots
+
+
+class LiveLossPlot(keras.callbacks.Callback):
+    """Redraws one figure in place while `fit` runs: loss, distances, active share, val_recall@1.
+
+    In Jupyter it updates one display handle, at most once a second; headless (no Jupyter, or
+    SIAMESE_LIVE=0) it draws once, at the end. The figure is closed when training ends and stays
+    as `.figure`; `.history` holds what is drawn: name -> list, one value an epoch.
+    Explained in notebook 04.
+    """
+
+    PANELS = (  # y label, the logs drawn in that panel
+        ("triplet loss", ("loss", "val_loss")),
+        ("mean squared distance", ("d_ap", "d_an")),
+        ("share", ("active", "val_recall@1")),
+    )
+
+    def __init__(self, title="", live=None):
+        super().__init__()
+        self.title, self.history, self.figure, self.handle, self.drawn = title, {}, None, None, 0.0
+        wanted = os.environ.get("SIAMESE_LIVE", "1") != "0" if live is None else live
+        self.live = wanted and "ipykernel" in sys.modules
+
+    def on_epoch_end(self, epoch, logs=None):
+        for name, value in (logs or {}).items():
+            self.history.setdefault(name, []).append(float(value))
+        if self.live and time.monotonic() - self.drawn > 1:
+            self._draw()
+
+    def on_train_end(self, logs=None):
+        self._draw()
+        plt.close(self.figure)
+
+    def _draw(self):
+        if self.figure is None:
+            self.figure, self.axes = plt.subplots(1, 3, figsize=(12, 3.2), layout="constrained")
+        for axis, (label, names) in zip(self.axes, self.PANELS):
+            axis.clear()
+            for name in names:
+                if values := self.history.get(name):
+                    axis.plot(range(1, len(values) + 1), values, marker=".", label=name)
+            axis.set(xlabel="epoch", ylabel=label, ylim=(0, 1.02 if label == "share" else None))
+            if axis.lines:
+                axis.legend()
+        self.figure.suptitle(self.title)
+        self.drawn = time.monotonic()
+        if "ipykernel" in sys.modules:
+            if self.handle is None:
+                self.handle = display(self.figure, display_id=True)
+            else:
+                self.handle.update(self.figure)
+
+
+def start(seed=42):
+    """What every notebook's setup cell calls: seed, plot style, versions, and `??` shown in place.
+
+    Colours are colour-blind-safe (Okabe and Ito 2008). Explained in notebook 01, "Setup".
+    """
+    keras.utils.set_random_seed(seed)
+    colors = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+    plt.rcParams.update({
+        "axes.prop_cycle": plt.cycler(color=colors),
+        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+        "grid.alpha": 0.3, "axes.titlesize": 11, "font.size": 10, "legend.frameon": False,
+        "figure.dpi": 100, "savefig.dpi": 150, "savefig.bbox": "tight",
+    })  # fmt: skip
+    if shell := get_ipython():  # without the path of the file: it is another one elsewhere
+        show = lambda _, data, **__: print(data["text/plain"].partition("File:")[0])  # noqa: E731
+        shell.set_hook("show_in_pager", show, 0)
+    print(
+        "Python", sys.version.split()[0], "TensorFlow", tf.__version__, "Keras", keras.__version__
+    )
+    print(
+        f"{len(GPUS)} GPU" if GPUS else "no GPU: fine for quick (Colab: Runtime > Change runtime)"
+    )
+
+
+def show_images(images, titles=None, columns=12, colors=None, width=12, title=None):
+    """A grid of images (n, h, w, 3), 0..255, with optional titles and frame colours; the figure."""
+    rows = -(-len(images) // columns)
+    height = width / columns * rows * (1.18 if titles is not None else 1) + 0.4 * bool(title)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(width, height), squeeze=False, layout="constrained"
+    )
+    for i, axis in enumerate(axes.flat):
+        axis.set(xticks=[], yticks=[])
+        axis.set_visible(i < len(images))
+        if i < len(images):
+            axis.imshow(np.asarray(images[i], np.uint8))
+            if titles is not None:
+                axis.set_title(titles[i], fontsize=8)
+            for spine in axis.spines.values():
+                spine.set(visible=colors is not None, linewidth=3)
+                spine.set_color(colors[i] if colors is not None else "none")
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def save_figure(figure, config, name):
+    """Write `figure` to `<run>/figures/<name>.png`, from where the README's figures come."""
+    folder = config.run_dir / "figures"
+    folder.mkdir(exist_ok=True)
+    figure.savefig(folder / f"{name}.png")

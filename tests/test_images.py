@@ -1,0 +1,146 @@
+"""Datasets: the toys, folders as people have them, and the Grocery Store photographs."""
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import siamese_utils as su
+from toys import render_toys
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "datasets"
+
+
+def write_images(folder, names, count, suffix=".jpeg", shade=0):
+    for i, name in enumerate(names):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for j in range(count):
+            color = (20 * i % 256, 25 * j % 256, shade)
+            Image.new("RGB", (40 + j, 30), color).save(folder / name / f"imagine {j}{suffix}")
+
+
+NAMES = ["Școala_Ardeleană", "Bánffy", "東京", "a b", "e", "f", "g", "h", "i", "j", "k", "l"]
+
+
+def test_toys_are_reproducible_across_processes_and_split_by_class(tmp_path):
+    toys = su.load_images("toys", 32, seed=5, cache_dir=tmp_path)
+    assert toys.images.shape == (3424, 32, 32, 3) and toys.images.dtype == np.uint8
+    code = (
+        "import toys, hashlib;"
+        "images, _, _ = toys.render_toys([0] * 106 + [24] * 10, 32, 5);"
+        "print(hashlib.sha256(images.tobytes()).hexdigest())"
+    )
+    other = subprocess.run(
+        [sys.executable, "-c", code], cwd=su.ROOT, capture_output=True, text=True, check=True
+    )
+    assert other.stdout.strip() == hashlib.sha256(toys.images[-240:].tobytes()).hexdigest()
+    classes = {split: set(toys.labels[toys.where(split)]) for split in np.unique(toys.splits)}
+    assert classes["train"] == classes["test"] and len(classes["train"]) == 80
+    assert len(classes["validation"]) == 12 and len(classes["unseen"]) == 24
+    assert not classes["train"] & (classes["validation"] | classes["unseen"])
+    assert all(len(values) == 3424 for values in toys.factors.values())
+
+
+def test_another_seed_draws_other_toys():
+    one, same, other = (render_toys([3], 16, seed)[0] for seed in (1, 1, 2))
+    assert (one == same).all() and (one != other).any()
+
+
+def test_folder_with_train_and_test(tmp_path):
+    write_images(tmp_path / "training set", NAMES, 9)
+    write_images(tmp_path / "Test", [*NAMES, "only tested"], 2, ".JPG", shade=9)
+    data = su.load_images(tmp_path, 32, cache_dir=tmp_path / "cache")
+    assert len(data.images) == len(data.paths) == 12 * 11 + 2 and not data.problems
+    assert set(data.class_names) == {*NAMES, "only tested"}
+    counts = {split: len(data.where(split)) for split in ("train", "validation", "test", "unseen")}
+    assert counts == {"train": 96, "validation": 12, "test": 24, "unseen": 2}
+    assert len(data.gallery) == 108, "every training image can be matched with"
+    for i in (0, 50, 133):
+        assert data.class_names[data.labels[i]] == Path(data.paths[i]).parent.name
+        assert ("Test" in data.paths[i]) == (data.splits[i] in ("test", "unseen"))
+        expected = np.asarray(Image.open(data.paths[i]).resize((32, 32)))
+        assert np.abs(expected.astype(int) - data.images[i]).max() <= 8
+
+
+def test_folder_of_classes_is_divided_and_whole_classes_are_held_out(tmp_path):
+    write_images(tmp_path, NAMES, 10)
+    data = su.load_images(tmp_path, 16, cache_dir=tmp_path.parent / "cache")
+    seen, unseen = set(data.labels[data.where("train")]), set(data.labels[data.where("unseen")])
+    assert len(unseen) == 3 and len(seen) == 9 and not seen & unseen
+    assert [len(data.where(s)) for s in ("train", "validation", "test")] == [54, 18, 18]
+    again = su.load_images(tmp_path, 16, cache_dir=tmp_path.parent / "cache")
+    assert (again.splits == data.splits).all() and (again.images == data.images).all()
+    other = su.load_images(tmp_path, 16, cache_dir=tmp_path.parent / "cache", seed=1)
+    assert (other.splits != data.splits).any()
+
+
+def test_one_class_in_two_unicode_forms_is_one_class(tmp_path):
+    write_images(tmp_path / "train", ["Scoala\u0306", "b"], 3)  # a + combining breve
+    write_images(tmp_path / "test", ["Scoal\u0103", "b"], 2)
+    data = su.load_images(tmp_path, 16, cache_dir=tmp_path / "cache")
+    assert len(data.class_names) == 2 and set(data.labels[data.where("test")]) == {0, 1}
+
+
+def test_unreadable_files_are_reported_and_strict_raises(tmp_path):
+    write_images(tmp_path, ["a", "b"], 4)
+    (tmp_path / "a" / "text.jpg").write_text("not a picture")
+    (tmp_path / "b" / "empty.png").touch()
+    (tmp_path / "b" / ".DS_Store").touch()
+    (tmp_path / "empty class").mkdir()
+    whole = (tmp_path / "a" / "imagine 0.jpeg").read_bytes()
+    (tmp_path / "a" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    data = su.load_images(tmp_path, 16, cache_dir=tmp_path.parent / "cache")
+    assert len(data.images) == 8
+    assert {Path(p["path"]).name for p in data.problems} == {
+        "text.jpg", "empty.png", "cut.jpg", "b", "empty class",
+    }  # fmt: skip
+    assert all(problem["reason"] and problem["remedy"] for problem in data.problems)
+    with pytest.raises(ValueError, match=r"text\.jpg"):
+        su.load_images(tmp_path, 16, cache_dir=tmp_path.parent / "cache", strict=True)
+
+
+@pytest.mark.parametrize("classes", [0, 1])
+def test_too_few_classes_is_a_clear_error(tmp_path, classes):
+    write_images(tmp_path, ["a"][:classes], 3)
+    with pytest.raises(ValueError, match="two sub-folders with images"):
+        su.load_images(tmp_path, 16, cache_dir=tmp_path.parent / "cache")
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        su.load_images(tmp_path / "nowhere")
+
+
+def test_decoding_transparency_sixteen_bits_and_rotation(tmp_path):
+    Image.new("RGBA", (9, 9), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert (su.decode_image(tmp_path / "clear.png", 4) == 255).all(), "transparent is white"
+    ramp = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
+    Image.fromarray(ramp).save(tmp_path / "deep.png")
+    decoded = su.decode_image(tmp_path / "deep.png", 16)
+    assert np.abs(decoded[..., 0].astype(int) - np.arange(256).reshape(16, 16)).max() <= 1
+    upright = np.zeros((20, 20, 3), np.uint8)
+    upright[:10] = 255  # white above black
+    exif = Image.Exif()
+    exif[0x0112] = 3  # taken upside down
+    Image.fromarray(upright[::-1]).save(tmp_path / "phone.jpg", exif=exif, quality=95)
+    decoded = su.decode_image(tmp_path / "phone.jpg", 20)
+    assert decoded[:8].mean() > 240 and decoded[12:].mean() < 15
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the Grocery Store photographs are not here")
+def test_grocery_has_the_authors_splits(tmp_path):
+    data = su.load_images("grocery", 32, data_home=SHARED, cache_dir=tmp_path)
+    counts = [len(data.where(s)) for s in ("train", "validation", "test", "reference")]
+    assert counts == [2640, 296, 2485, 81] and len(data.class_names) == 81 and not data.problems
+    i = data.where("test")[0]
+    assert data.class_names[data.labels[i]] in data.paths[i]
+
+
+def test_grocery_without_a_network_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(su, "GROCERY_URL", "http://127.0.0.1:9/archive.zip")
+    with pytest.raises(FileNotFoundError, match=r"archive\.zip.*SIAMESE_DATASET=toys"):
+        su.load_images("grocery", 32, data_home=tmp_path)

@@ -1,0 +1,206 @@
+"""The embedding model, the Siamese network, the training loop, saving and the trunk's cache."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import siamese_utils as su
+
+
+def count(weights):
+    return sum(int(np.prod(w.shape)) for w in weights)
+
+
+def small_embedding(**options):
+    """A two-layer backbone in place of ResNet50: the same code path, in milliseconds."""
+    image = keras.Input((16, 16, 3))
+    x = keras.layers.Rescaling(1 / 255)(image)
+    x = keras.layers.Conv2D(8, 3, strides=2, activation="relu", name="conv_a")(x)
+    x = keras.layers.Conv2D(8, 3, strides=2, activation="relu", name="conv_b")(x)
+    options = {"normalize": True, "train_from": "conv_b", "units": (32, 16, 8)} | options
+    return su.build_embedding_model((16, 16, 3), backbone=keras.Model(image, x), **options)
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 256, (24, 16, 16, 3)).astype(np.float32)
+
+
+LABELS = np.repeat(np.arange(6), 4)
+
+
+@pytest.fixture(scope="module")
+def embedding():
+    keras.utils.set_random_seed(0)
+    return su.build_embedding_model(weights=None)
+
+
+def test_parameter_totals_are_exact(embedding):
+    assert embedding.input_shape == (None, 200, 200, 3) and embedding.output_shape == (None, 256)
+    assert count(embedding.trainable_weights) == 60_510_720
+    assert count(embedding.non_trainable_weights) == 14_657_920
+
+
+def test_training_starts_at_conv5_block1_out(embedding):
+    trunk, tail = su.split_at_freeze_point(embedding)
+    frozen = {layer.name for layer in trunk._flatten_layers()}
+    trained = {layer.name for layer in tail._flatten_layers()}
+    assert "conv5_block1_add" in frozen and "conv5_block1_out" in trained
+    assert not trunk.trainable_weights
+    reference = keras.applications.ResNet50(include_top=False, weights=None).layers
+    names = [layer.name for layer in reference]
+    first = names.index("conv5_block1_out")
+    assert set(names[1:first]) <= frozen and set(names[first:]) <= trained
+
+
+def test_preprocessing_is_inside_once(embedding):
+    image = np.random.default_rng(1).integers(0, 256, (1, 200, 200, 3)).astype(np.float32)
+    layer = su.ResNetPreprocessing()
+    expected = image[..., ::-1] - [103.939, 116.779, 123.68]  # BGR minus ImageNet's means
+    np.testing.assert_allclose(layer(image), expected, atol=1e-4)
+    np.testing.assert_allclose(layer(image.astype(np.uint8)), expected, atol=1e-4)
+    layers = [type(layer) for layer in embedding._flatten_layers()]
+    assert layers.count(su.ResNetPreprocessing) == 1
+
+
+def test_options_of_the_embedding(images):
+    unit = su.embed(small_embedding(), images)
+    np.testing.assert_allclose((unit**2).sum(1), 1, atol=1e-5)
+    averaged = small_embedding(head="average", train_from=None)
+    assert averaged.get_layer("frozen_trunk").output_shape == (None, 3, 3, 8)
+    assert averaged.get_layer("trainable_tail").get_layer("dense_1").kernel.shape == (8, 32)
+    with pytest.raises(ValueError, match="flatten, average"):
+        small_embedding(head="max")
+    with pytest.raises(ValueError, match="conv_c"):
+        small_embedding(train_from="conv_c")
+
+
+def test_distance_layer_by_hand():
+    a, p, n = ([[1.0, 2]], [[1.0, 0]], [[4.0, 6]])
+    d_ap, d_an = su.DistanceLayer()(*map(tf.constant, (a, p, n)))
+    assert d_ap.numpy().tolist() == [4] and d_an.numpy().tolist() == [25]
+
+
+def test_siamese_network_shares_its_weights(images):
+    embedding = small_embedding()
+    network = su.build_siamese_network(embedding)
+    assert count(network.weights) == count(embedding.weights)
+    e = su.embed(embedding, images)
+    d_ap, d_an = network.predict([images[:8], images[8:16], images[16:]], verbose=0)
+    np.testing.assert_allclose(d_ap, ((e[:8] - e[8:16]) ** 2).sum(1), atol=1e-5)
+    np.testing.assert_allclose(d_an, ((e[:8] - e[16:]) ** 2).sum(1), atol=1e-5)
+
+
+@pytest.mark.parametrize("over", ["embedding", "network"])
+def test_loss_on_explicit_triplets_by_hand(images, over):
+    embedding = small_embedding()
+    model = su.SiameseModel(
+        embedding if over == "embedding" else su.build_siamese_network(embedding)
+    )
+    model.compile("adam")
+    a, p, n = np.split(images, 3)
+    e = np.split(su.embed(embedding, images), 3)
+    d_ap, d_an = ((e[0] - e[1]) ** 2).sum(1), ((e[0] - e[2]) ** 2).sum(1)
+    losses = np.maximum(d_ap - d_an + 0.5, 0)
+    batches = tf.data.Dataset.from_tensors(((a, p, n),))
+    logs = model.evaluate(batches, return_dict=True, verbose=0)
+    expected = {"loss": losses, "d_ap": d_ap, "d_an": d_an, "active": losses > 0}
+    for name, values in expected.items():
+        assert logs[name] == pytest.approx(values.mean(), abs=1e-5), name
+
+
+@pytest.mark.parametrize("mining", su.MINING)
+def test_mined_loss_is_the_mean_over_the_mined_triplets(images, mining):
+    embedding = small_embedding()
+    model = su.SiameseModel(embedding, margin=0.3, mining=mining)
+    model.compile("adam")
+    e = su.embed(embedding, images)
+    a, p, n = su.mine_triplets(e, LABELS, mining).numpy().T
+    losses = np.maximum(((e[a] - e[p]) ** 2).sum(1) - ((e[a] - e[n]) ** 2).sum(1) + 0.3, 0)
+    logs = model.evaluate(images, LABELS, batch_size=24, return_dict=True, verbose=0)
+    assert logs["loss"] == pytest.approx(losses.mean(), abs=1e-5)
+    assert logs["active"] == pytest.approx((losses > 0).mean(), abs=1e-5)
+
+
+@pytest.mark.parametrize("mining", [None, *su.MINING])
+def test_training_lowers_the_loss_and_leaves_the_trunk_alone(images, mining):
+    keras.utils.set_random_seed(0)
+    embedding = small_embedding()
+    trunk, tail = su.split_at_freeze_point(embedding)
+    frozen, moving = trunk.get_weights(), tail.get_layer("batch_norm_1").moving_mean.numpy()
+    sample = lambda epoch: np.arange(24)[None] if mining else su.random_triplets(LABELS, 24)[None]  # noqa: E731
+    batches = su.IndexBatches(images, LABELS, sample)
+    model = su.SiameseModel(embedding, mining=mining)
+    model.compile(keras.optimizers.Adam(1e-3))
+    history = model.fit(batches, epochs=15, verbose=0).history
+    assert history.keys() == {"loss", "d_ap", "d_an", "active"}
+    assert history["loss"][-1] < 0.8 * history["loss"][0]
+    for before, after in zip(frozen, trunk.get_weights()):
+        np.testing.assert_array_equal(before, after)
+    assert np.abs(tail.get_layer("batch_norm_1").moving_mean.numpy() - moving).max() > 0
+
+
+def test_wrong_arguments_are_named():
+    with pytest.raises(ValueError, match="semi-hard"):
+        su.SiameseModel(small_embedding(), mining="semi")
+    with pytest.raises(ValueError, match="margin"):
+        su.SiameseModel(small_embedding(), margin=0)
+
+
+def test_embedding_and_siamese_model_survive_saving(images, tmp_path):
+    model = su.SiameseModel(small_embedding(), margin=0.7, mining="batch-hard")
+    model.compile(keras.optimizers.Adam(1e-3))
+    model.fit(images, LABELS, batch_size=24, verbose=0)
+    model.embedding.save(tmp_path / "embedding.keras")
+    model.save(tmp_path / "siamese.keras")
+    embedding = keras.models.load_model(tmp_path / "embedding.keras")
+    again = keras.models.load_model(tmp_path / "siamese.keras")
+    expected = su.embed(model.embedding, images)
+    np.testing.assert_array_equal(su.embed(embedding, images), expected)
+    np.testing.assert_array_equal(su.embed(again.embedding, images), expected)
+    assert (again.margin, again.mining) == (0.7, "batch-hard")
+    assert count(again.embedding.trainable_weights) == count(model.embedding.trainable_weights)
+    one, two = (m.fit(images, LABELS, batch_size=24, verbose=0).history for m in (model, again))
+    assert one["loss"] == pytest.approx(two["loss"], abs=1e-6), "the optimiser's state is saved too"
+
+
+def test_cached_and_uncached_training_agree(images, tmp_path):
+    results = []
+    for cached in (False, True):
+        keras.utils.set_random_seed(3)
+        embedding = small_embedding()
+        trunk, tail = su.split_at_freeze_point(embedding)
+        inputs = su.trunk_features(trunk, images, tmp_path, dtype="float32") if cached else images
+        model = su.SiameseModel(tail if cached else embedding, mining="semi-hard")
+        model.compile(keras.optimizers.Adam(1e-3))
+        sample = lambda epoch: su.pk_batches(LABELS, 4, 3, seed=epoch)  # noqa: E731
+        model.fit(su.IndexBatches(inputs, LABELS, sample), epochs=10, verbose=0)  # 20 steps
+        results.append(su.embed(embedding, images))
+    np.testing.assert_allclose(*results, atol=1e-4)
+
+
+def test_trunk_cache_is_keyed_and_never_half_used(images, tmp_path):
+    trunk, _ = su.split_at_freeze_point(small_embedding())
+    features = su.trunk_features(trunk, images, tmp_path, dtype="float32")
+    np.testing.assert_allclose(features, trunk.predict(images, verbose=0), atol=1e-6)
+    (file,) = tmp_path.glob("*.npy")
+    stamp = file.stat().st_mtime_ns
+    su.trunk_features(trunk, images, tmp_path, dtype="float32")
+    assert file.stat().st_mtime_ns == stamp, "the second call reads what the first wrote"
+    del features
+    file.write_bytes(file.read_bytes()[:-100])
+    features = su.trunk_features(trunk, images, tmp_path, dtype="float32")
+    np.testing.assert_allclose(features, trunk.predict(images, verbose=0), atol=1e-6)
+    changed = images.copy()
+    changed[5] += 1
+    su.trunk_features(trunk, changed, tmp_path, dtype="float32")
+    su.trunk_features(su.split_at_freeze_point(small_embedding())[0], images, tmp_path)
+    assert len(list(tmp_path.glob("*.npy"))) == 3, "other images, other weights: other files"
+
+
+def test_trunk_overflow_in_float16_is_an_error(tmp_path):
+    trunk = keras.Sequential([keras.Input((2, 2, 3)), keras.layers.Rescaling(1e6)])
+    with pytest.raises(ValueError, match="float32"):
+        su.trunk_features(trunk, np.ones((3, 2, 2, 3), np.float32), tmp_path)
+    assert not list(tmp_path.glob("*.npy"))
