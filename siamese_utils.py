@@ -561,7 +561,8 @@ class IndexBatches(keras.utils.PyDataset):
 
     images (n, ...) array or memmap, labels (n,), sample(epoch) -> (steps, batch) indices, which
     yield (images, labels), or (steps, batch, 3) triplets, which yield ((anchor, positive,
-    negative),). A batch depends on `sample` and the epoch alone. Explained in notebook 04.
+    negative),), images as float32. A batch depends on `sample` and the epoch alone.
+    Explained in notebook 04, "Batches and model".
     """
 
     def __init__(self, images, labels, sample):
@@ -575,8 +576,8 @@ class IndexBatches(keras.utils.PyDataset):
     def __getitem__(self, step):
         index = self.batches[step]
         if index.ndim == 1:
-            return self.images[index], self.labels[index]
-        return (tuple(self.images[column] for column in index.T),)
+            return np.float32(self.images[index]), self.labels[index]
+        return (tuple(np.float32(self.images[column]) for column in index.T),)
 
     def on_epoch_end(self):
         self.epoch += 1
