@@ -7,6 +7,7 @@ Read the notebooks in order; each docstring names the one that explains it.
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import sys
@@ -65,6 +66,8 @@ VARIABLES = {  # name: what it chooses
     "SIAMESE_DATA_HOME": "folder that holds or receives datasets (default: data/)",
     "SIAMESE_SIZE": "side of the square input in pixels (default: 64 for toys in quick, else 200)",
     "SIAMESE_EPOCHS": "training epochs (default: what the preset says)",
+    "SIAMESE_TRAIN_FROM": "first trained layer of a BACKBONE file (default: none, all frozen)",
+    "SIAMESE_VIEWS": "augmented views of a training image in the trunk cache (default: 1; full: 8)",
     "SIAMESE_SEED": "the seed of everything random (default: 42)",
     "SIAMESE_LIVE": "0 draws the loss plot once, at the end of training (default: 1, live)",
 }
@@ -80,6 +83,8 @@ class Config:
     backbone: str
     size: int
     epochs: int
+    train_from: str
+    views: int
     seed: int
     runs: Path
     data_home: Path
@@ -144,7 +149,9 @@ def read_config(**overrides):
         weights=_one_of("SIAMESE_WEIGHTS", weights, ("imagenet", "none"), ".h5"),
         backbone=_one_of("SIAMESE_BACKBONE", backbone, ("ResNet50",), ".keras"),
         size=positive("size", 64 if quick and dataset == "toys" else 200),
-        epochs=positive("epochs", 12 if quick else 40),
+        epochs=positive("epochs", 12 if quick else 20),
+        train_from=get("train_from", "default"),
+        views=positive("views", 1 if quick else 8),
         seed=positive("seed", 42),
         runs=Path(get("runs", ROOT / "runs")).expanduser().resolve(),
         data_home=Path(get("data_home", ROOT / "data")).expanduser().resolve(),
@@ -474,7 +481,7 @@ def squared_distances(embeddings):
     return tf.maximum(norms[:, None] - 2 * tf.matmul(x, x, transpose_b=True) + norms, 0)
 
 
-MINING = ("all", "semi-hard", "batch-hard", "close-distance")
+MINING = ("all", "semi-hard", "hard", "batch-hard", "close-distance")
 
 
 def _select(distances, labels, strategy):
@@ -495,9 +502,7 @@ def _select(distances, labels, strategy):
         return *grid, candidate
     if strategy == "semi-hard":
         candidate &= d_an > d_ap
-        cost = d_an
-    else:
-        cost = tf.abs(d_an - d_ap)
+    cost = tf.abs(d_an - d_ap) if strategy == "close-distance" else d_an
     nearest = tf.argmin(tf.where(candidate, cost, np.inf), 2, tf.int32)
     anchor, other = tf.meshgrid(tf.range(size), tf.range(size), indexing="ij")
     return anchor, other, nearest, tf.reduce_any(candidate, 2)
@@ -508,9 +513,10 @@ def mine_triplets(embeddings, labels, strategy="semi-hard"):
 
     "all": every valid triplet. "semi-hard": for every ordered pair (a, p) the closest negative
     that is farther than the positive (FaceNet, Schroff et al. 2015, section 3.2); where none is,
-    the pair gives no triplet. "batch-hard": for every anchor its farthest positive and its nearest
-    negative (Hermans et al. 2017, section 2). "close-distance": for every ordered pair the negative
-    whose distance is closest to d(a, p). Ties go to the lowest index. Raises ValueError for an
+    the pair gives no triplet. "hard": for every ordered pair the anchor's closest negative.
+    "batch-hard": for every anchor its farthest positive and its closest negative (Hermans et al.
+    2017, section 2). "close-distance": for every ordered pair the negative whose distance is
+    closest to d(a, p). Ties go to the lowest index. Raises ValueError for an
     unknown strategy. Explained in notebook 02, "Easy, semi-hard, hard".
     """
     if strategy not in MINING:
@@ -519,11 +525,11 @@ def mine_triplets(embeddings, labels, strategy="semi-hard"):
     return tf.boolean_mask(tf.stack(triplet, axis=-1), valid)
 
 
-def pk_batches(labels, classes=16, images=4, seed=42):
+def pk_batches(labels, classes=16, images=4, seed=42, steps=None):
     """One epoch of batches of `classes` x `images` (P x K): (steps, P*K) int64 indices.
 
     Each batch draws P different classes among those with at least K images, and K different images
-    of each; an epoch has as many batches as it takes to draw len(labels) images. Raises ValueError,
+    of each; by default as many batches as it takes to draw len(labels) images. Raises ValueError,
     with the numbers that would work, if fewer than P classes have K images.
     Explained in notebook 02, "Batches of P classes x K images" (Hermans et al. 2017, section 2).
     """
@@ -538,7 +544,7 @@ def pk_batches(labels, classes=16, images=4, seed=42):
         )
     members = {label: np.flatnonzero(labels == label) for label in usable}
     batches = []
-    for _ in range(-(-len(labels) // (classes * images))):
+    for _ in range(steps or -(-len(labels) // (classes * images))):
         chosen = rng.choice(usable, classes, replace=False)
         batches.append([rng.choice(members[c], images, replace=False) for c in chosen])
     return np.reshape(batches, (len(batches), classes * images))
@@ -602,6 +608,9 @@ def _load_backbone(backbone, weights, input_shape):
         model = keras.models.load_model(backbone) if isinstance(backbone, (str, Path)) else backbone
         if len(model.output_shape) != 4:
             raise ValueError(f"{backbone}: gives {model.output_shape}, not (batch, h, w, channels)")
+        for layer in model.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.trainable = False  # its statistics come from far more images than yours
         return model
     weights = None if weights == "none" else weights
     try:
@@ -656,7 +665,8 @@ def build_embedding_model(
     x = poolings[head](name=head)(x)
     for i, width in enumerate(units[:-1], 1):
         x = keras.layers.Dense(width, activation="relu", name=f"dense_{i}")(x)
-        x = keras.layers.BatchNormalization(name=f"batch_norm_{i}")(x)
+        # momentum: the default, 0.99, still remembers its start after a hundred steps
+        x = keras.layers.BatchNormalization(momentum=0.9, name=f"batch_norm_{i}")(x)
     x = keras.layers.Dense(units[-1], dtype="float32", name="embedding")(x)
     if normalize:
         x = keras.layers.UnitNormalization(dtype="float32", name="unit_length")(x)
@@ -674,6 +684,7 @@ def build_from_config(config):
         (config.size, config.size, 3),
         weights=config.weights,
         backbone=config.backbone,
+        train_from=config.train_from,
         head="flatten" if config.backbone == "ResNet50" else "average",
         normalize=True,
     )
@@ -695,10 +706,13 @@ def split_at_freeze_point(embedding):
 class DistanceLayer(keras.layers.Layer):
     """(anchor, positive, negative), each (batch, dim) -> d(a, p), d(a, n), each (batch,) float32.
 
-    Squared Euclidean: no square root, whose gradient at 0 is infinite. Explained in notebook 03.
+    Squared Euclidean: no square root, whose gradient at 0 is infinite. The three may also come as
+    one tuple. Explained in notebook 03, "`DistanceLayer`, checked by hand".
     """
 
-    def call(self, anchor, positive, negative):
+    def call(self, anchor, positive=None, negative=None):
+        if positive is None:
+            anchor, positive, negative = anchor
         a, p, n = (tf.cast(x, tf.float32) for x in (anchor, positive, negative))
         return tf.reduce_sum((a - p) ** 2, -1), tf.reduce_sum((a - n) ** 2, -1)
 
@@ -798,8 +812,28 @@ class SiameseModel(keras.Model):
 # ------------------------------------------------------------------- 5 the frozen trunk's output
 
 
-def trunk_features(trunk, images, cache_dir=None, dtype="float16", batch_size=64):
+def augmentation(seed=42):
+    """Random views of images (n, h, w, 3) 0..255: mirrored, turned, zoomed in, shifted, recoloured.
+
+    Keras's own layers. Explained in notebook 04, "Augmented views".
+    """
+    layers, seeds, colors = keras.layers, itertools.count(seed), {"value_range": (0, 255)}
+    return keras.Sequential([
+        layers.RandomFlip("horizontal", seed=next(seeds)),
+        layers.RandomRotation(0.055, seed=next(seeds)),
+        layers.RandomZoom((-0.45, 0), seed=next(seeds)),  # below 0 zooms in
+        layers.RandomTranslation(0.15, 0.15, seed=next(seeds)),
+        layers.RandomSaturation((0.4, 0.6), seed=next(seeds), **colors),  # 0.5 changes nothing
+        layers.RandomBrightness(0.15, seed=next(seeds), **colors),
+        layers.RandomContrast(0.3, seed=next(seeds), **colors),
+    ])  # fmt: skip
+
+
+def trunk_features(trunk, images, cache_dir=None, dtype="float16", batch_size=64, views=1):
     """The frozen trunk's output for all images, computed once: (n, h, w, channels) memmap.
+
+    With `views` above 1: (views * n, h, w, channels), first the images as they are, then each time
+    all of them through `augmentation`.
 
     Kept under `cache_dir` (default `<root>/runs/cache`) under a key made of the images, the
     trunk's weights and `dtype`; a file that is half-written or of other images is never used.
@@ -808,7 +842,7 @@ def trunk_features(trunk, images, cache_dir=None, dtype="float16", batch_size=64
     """
     cache_dir = Path(cache_dir or ROOT / "runs/cache")
     cache_dir.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256(f"{images.shape} {dtype} {trunk.to_json()}".encode())
+    digest = hashlib.sha256(f"{images.shape} {dtype} {views} {trunk.to_json()}".encode())
     for array in (*trunk.get_weights(), images):
         digest.update(np.ascontiguousarray(array))
     cache = cache_dir / f"trunk-{digest.hexdigest()[:16]}.npy"
@@ -817,15 +851,19 @@ def trunk_features(trunk, images, cache_dir=None, dtype="float16", batch_size=64
     except (OSError, ValueError):  # absent or cut short
         pass
     partial = cache.with_suffix(f".part{os.getpid()}")
-    shape = (len(images), *trunk.output_shape[1:])
+    shape = (views * len(images), *trunk.output_shape[1:])
     features = np.lib.format.open_memmap(partial, "w+", dtype, shape)
-    progress = keras.utils.Progbar(len(images), unit_name="image")
-    for start in range(0, len(images), batch_size):
-        rows = slice(start, min(start + batch_size, len(images)))
-        features[rows] = trunk.predict_on_batch(np.asarray(images[rows], np.float32))
+    progress, augment = keras.utils.Progbar(len(features), unit_name="image"), augmentation()
+    for start in range(0, len(features), batch_size):
+        rows = np.arange(start, min(start + batch_size, len(features)))
+        batch = np.float32(images[rows % len(images)])
+        fresh = rows >= len(images)  # past the first view
+        if fresh.any():
+            batch[fresh] = augment(batch[fresh], training=True)
+        features[rows] = trunk.predict_on_batch(batch)
         if not np.isfinite(features[rows]).all():
             raise ValueError(f"the trunk's output does not fit {dtype}; use dtype='float32'")
-        progress.update(rows.stop)
+        progress.update(rows[-1] + 1)
     features.flush()
     os.replace(partial, cache)
     return np.load(cache, mmap_mode="r")

@@ -80,6 +80,7 @@ def test_distance_layer_by_hand():
     a, p, n = ([[1.0, 2]], [[1.0, 0]], [[4.0, 6]])
     d_ap, d_an = su.DistanceLayer()(*map(tf.constant, (a, p, n)))
     assert d_ap.numpy().tolist() == [4] and d_an.numpy().tolist() == [25]
+    assert [float(d[0]) for d in su.DistanceLayer()((a, p, n))] == [4, 25], "one tuple works too"
 
 
 def test_siamese_network_shares_its_weights(images):
@@ -197,6 +198,25 @@ def test_trunk_cache_is_keyed_and_never_half_used(images, tmp_path):
     su.trunk_features(trunk, changed, tmp_path, dtype="float32")
     su.trunk_features(su.split_at_freeze_point(small_embedding())[0], images, tmp_path)
     assert len(list(tmp_path.glob("*.npy"))) == 3, "other images, other weights: other files"
+
+
+def test_augmented_views_follow_the_images_as_they_are(tmp_path):
+    photos = np.random.default_rng(0).integers(0, 256, (10, 16, 16, 3)).astype(np.uint8)
+    trunk, _ = su.split_at_freeze_point(small_embedding())
+    plain = su.trunk_features(trunk, photos, tmp_path, dtype="float32", batch_size=4)
+    views = su.trunk_features(trunk, photos, tmp_path, dtype="float32", batch_size=4, views=3)
+    assert views.shape == (30, *plain.shape[1:])
+    np.testing.assert_allclose(views[:10], plain, atol=1e-6)
+    for image in range(10):
+        first, second, third = views[image::10]
+        assert (first != second).any() and (second != third).any()
+
+
+def test_augmentation_keeps_shape_and_range():
+    photos = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3)).astype(np.float32)
+    seen = su.augmentation()(photos, training=True).numpy()
+    assert seen.shape == photos.shape and seen.min() >= 0 and seen.max() <= 255
+    assert seen.std() > 20, "still a picture"
 
 
 def test_trunk_overflow_in_float16_is_an_error(tmp_path):

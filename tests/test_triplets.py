@@ -45,6 +45,8 @@ def loop_mine(x, labels, strategy):
             elif strategy == "semi-hard":
                 farther = [(d(x, a, m), m) for m in negatives if d(x, a, m) > d(x, a, p)]
                 found += [(a, p, min(farther)[1])] if farther else []
+            elif strategy == "hard":
+                found += [(a, p, min((d(x, a, m), m) for m in negatives)[1])] if negatives else []
             else:
                 gaps = [(abs(d(x, a, m) - d(x, a, p)), m) for m in negatives]
                 found += [(a, p, min(gaps)[1])] if gaps else []
@@ -114,7 +116,7 @@ def test_no_triplet_is_a_clear_error(labels):
 
 
 def test_unknown_strategy_names_the_known_ones():
-    with pytest.raises(ValueError, match="semi-hard, batch-hard"):
+    with pytest.raises(ValueError, match="semi-hard, hard, batch-hard"):
         su.mine_triplets(np.zeros((4, 2), np.float32), [0, 0, 1, 1], "hardest")
 
 

@@ -48,10 +48,10 @@ def results_table(metrics):
     """`metrics` (stage -> name -> number) as lines of text, a column a stage."""
     stages = [stage for stage, values in metrics.items() if isinstance(values, dict)]
     names = list(dict.fromkeys(name for stage in stages for name in metrics[stage]))
-    yield f"{'':28}" + "".join(f"{stage:>12}" for stage in stages)
+    yield f"{'':28}" + "".join(f"{stage:>18}" for stage in stages)
     for name in names:
         values = (metrics[stage].get(name) for stage in stages)
-        yield f"{name:28}" + "".join(f"{'-' if v is None else f'{v:.3f}':>12}" for v in values)
+        yield f"{name:28}" + "".join(f"{'-' if v is None else f'{v:.3f}':>18}" for v in values)
 
 
 def main(arguments):
