@@ -325,11 +325,13 @@ def _find_grocery(data_home):
 
 def _grocery_entries(folder):
     """The authors' splits, and their one iconic picture a class as split "reference"."""
-    rows = [line.split(",") for line in (folder / "classes.csv").read_text().splitlines()[1:]]
+    rows = [
+        line.split(",") for line in (folder / "classes.csv").read_text("utf-8").splitlines()[1:]
+    ]
     names = {int(row[1]): row[0] for row in rows}
     entries = [(str(folder / row[4].strip("/ ")), "reference", row[0]) for row in rows]
     for split in ("train", "validation", "test"):
-        lines = (folder / f"{split[:3] if split == 'validation' else split}.txt").read_text()
+        lines = (folder / f"{split[:3] if split == 'validation' else split}.txt").read_text("utf-8")
         for line in lines.splitlines():
             path, label, _ = line.split(",")
             entries.append((str(folder / path), split, names[int(label)]))
@@ -400,7 +402,7 @@ def _load_toys(size, seed, cache_dir, seen=80, validation=12, unseen=24):
     32 images of a seen class, so that 24 are left to train on, and 24 of each other class.
     """
     sizes = [32] * seen + [24] * (validation + unseen)
-    recipe = (ROOT / "toys.py").read_text() + str((size, seed, sizes))
+    recipe = (ROOT / "toys.py").read_text("utf-8") + str((size, seed, sizes))
     cache = cache_dir / f"toys-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.npz"
     if not cache.exists():
         images, labels, factors = render_toys(sizes, size, seed)

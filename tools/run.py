@@ -84,7 +84,7 @@ def main(arguments):
         print(f"{time.monotonic() - start:6.0f} s  {'FAILED' if error else 'ok'}", flush=True)
         if error:
             sys.exit(f"\n{source.name} failed in this cell:\n{error}")
-    metrics = json.loads((config.run_dir / "metrics.json").read_text())
+    metrics = json.loads((config.run_dir / "metrics.json").read_text("utf-8"))
     print("", *results_table(metrics), "", f"also in {config.run_dir}/metrics.json", sep="\n")
     if publish:
         for source in sources:

@@ -1,0 +1,52 @@
+"""`make run`: a failing notebook is shown and stops; settings are checked before anything runs."""
+
+import os
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+import siamese_utils as su
+
+sys.path.insert(0, str(su.ROOT / "tools"))
+import run
+
+
+def notebook_of(folder, *cells):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
+    nbformat.write(notebook, folder / "source.ipynb")
+    return folder / "source.ipynb"
+
+
+def test_a_good_notebook_leaves_its_outputs_and_an_html_copy(tmp_path):
+    source = notebook_of(tmp_path, "print(6 * 7)")
+    assert run.execute(source, tmp_path / "done.ipynb") is None
+    executed = nbformat.read(tmp_path / "done.ipynb", as_version=4)
+    assert executed.cells[0].outputs[0].text == "42\n"
+    assert "42" in (tmp_path / "done.html").read_text("utf-8")
+    assert not nbformat.read(source, as_version=4).cells[0].outputs, "the source is not touched"
+
+
+def test_a_failing_cell_is_returned_with_its_traceback(tmp_path):
+    source = notebook_of(tmp_path, "x = 1", "x / 0", "print('never')")
+    error = str(run.execute(source, tmp_path / "done.ipynb"))
+    assert "x / 0" in error and "ZeroDivisionError" in error
+    assert not nbformat.read(tmp_path / "done.ipynb", as_version=4).cells[2].outputs
+
+
+def test_results_table_has_a_column_a_stage_and_a_dash_for_what_is_missing():
+    metrics = {"untrained": {"a": 0.25}, "trained": {"a": 0.5, "b": 1.0}, "settings": "text"}
+    lines = list(run.results_table(metrics))
+    assert lines[0].split() == ["untrained", "trained"]
+    assert lines[1].split() == ["a", "0.250", "0.500"] and lines[2].split() == ["b", "-", "1.000"]
+
+
+@pytest.mark.parametrize("word", ["PRESET=fast", "COLOUR=red", "nonsense"])
+def test_a_wrong_word_stops_before_any_notebook(word):
+    command = [sys.executable, str(su.ROOT / "tools" / "run.py"), word]
+    done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
+    assert done.returncode != 0 and "01_data" not in done.stdout
+    assert (
+        "quick | full" in done.stderr or "SIAMESE_PRESET" in done.stderr or "usage" in done.stderr
+    )
