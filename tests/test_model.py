@@ -77,8 +77,8 @@ def test_options_of_the_embedding(images):
 
 
 def test_distance_layer_by_hand():
-    a, p, n = ([[1.0, 2]], [[1.0, 0]], [[4.0, 6]])
-    d_ap, d_an = su.DistanceLayer()(*map(tf.constant, (a, p, n)))
+    a, p, n = map(tf.constant, ([[1.0, 2]], [[1.0, 0]], [[4.0, 6]]))
+    d_ap, d_an = su.DistanceLayer()(a, p, n)
     assert d_ap.numpy().tolist() == [4] and d_an.numpy().tolist() == [25]
     assert [float(d[0]) for d in su.DistanceLayer()((a, p, n))] == [4, 25], "one tuple works too"
 
