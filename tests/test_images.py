@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import siamese_utils as su
+import siamese_utils as su  # isort: skip  (before Keras)
+import image_data
 from toys import render_toys
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "datasets"
@@ -141,6 +142,6 @@ def test_grocery_has_the_authors_splits(tmp_path):
 
 
 def test_grocery_without_a_network_says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setattr(su, "GROCERY_URL", "http://127.0.0.1:9/archive.zip")
+    monkeypatch.setattr(image_data, "GROCERY_URL", "http://127.0.0.1:9/archive.zip")
     with pytest.raises(FileNotFoundError, match=r"archive\.zip.*SIAMESE_DATASET=toys"):
         su.load_images("grocery", 32, data_home=tmp_path)
