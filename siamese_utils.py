@@ -18,7 +18,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython import get_ipython
 from IPython.display import display
-from sklearn.metrics import pairwise_distances
+from scipy.stats import bootstrap
+from sklearn.metrics import pairwise_distances, roc_auc_score, roc_curve
 from sklearn.neighbors import NearestNeighbors
 
 
@@ -364,16 +365,18 @@ def build_embedding_model(
     train_from="default",
     head="flatten",
     units=(512, 256, 256),
+    feature_norm=False,
     normalize=False,
 ):
     """The embedding model f: RGB images 0..255 (batch, h, w, 3) -> (batch, 256) float32.
 
     Two parts: `frozen_trunk` (preprocessing and every layer before `train_from`) and
     `trainable_tail` (the rest of the backbone, then the head). Head: "flatten" or "average" of the
-    feature map, Dense 512 (ReLU) - BatchNorm - Dense 256 (ReLU) - BatchNorm - Dense 256, then unit
-    length if `normalize`. `backbone`: "ResNet50", a .keras file or a Keras model that maps RGB
-    0..255 to a feature map. `weights`: "imagenet", None or a file (ResNet50 only). `train_from`: a
-    layer of the backbone, None for none of them; default conv5_block1_out for ResNet50, else None.
+    feature map, a BatchNorm if `feature_norm`, Dense 512 (ReLU) - BatchNorm - Dense 256 (ReLU) -
+    BatchNorm - Dense 256 (`units` has the widths), then unit length if `normalize`. `backbone`:
+    "ResNet50", a .keras file or a Keras model that maps RGB 0..255 to a feature map. `weights`:
+    "imagenet", None or a file (ResNet50 only). `train_from`: a layer of the backbone, None for none
+    of them; default conv5_block1_out for ResNet50, else None.
     Raises ValueError for an unknown head or layer, FileNotFoundError if weights cannot be had.
     Explained in notebook 03 (architecture: the Keras example `siamese_network`).
     """
@@ -393,9 +396,11 @@ def build_embedding_model(
     features = keras.Input(trunk.output_shape[1:], name="features")
     x = keras.Model(cut, base.output, name="backbone_tail")(features) if train_from else features
     x = poolings[head](name=head)(x)
+    # momentum: the default, 0.99, still remembers its start after a hundred steps
+    if feature_norm:
+        x = keras.layers.BatchNormalization(momentum=0.9, name="feature_norm")(x)
     for i, width in enumerate(units[:-1], 1):
         x = keras.layers.Dense(width, activation="relu", name=f"dense_{i}")(x)
-        # momentum: the default, 0.99, still remembers its start after a hundred steps
         x = keras.layers.BatchNormalization(momentum=0.9, name=f"batch_norm_{i}")(x)
     x = keras.layers.Dense(units[-1], dtype="float32", name="embedding")(x)
     if normalize:
@@ -465,13 +470,15 @@ class SiameseModel(keras.Model):
     model: an embedding model, its trainable tail, or the network of `build_siamese_network`.
     Without `mining` a batch is ((anchor, positive, negative),) and the three go through the
     embedding in one concatenated pass; with it (one of `MINING`) a batch is (images, labels) and
-    the triplets are chosen in it. Logs loss, d_ap and d_an (means over the triplets) and active
-    (the share of triplets with a loss above 0). Called on images it gives embeddings, on three of
-    them the two distances. Raises ValueError for an unknown strategy or a margin that is not above
-    0. Explained in notebooks 03 and 04 (FaceNet, Schroff et al. 2015, section 3.1).
+    the triplets are chosen in it. What is minimised is the mean loss of all triplets, or with
+    `active_only` of those whose loss is above 0 (Hermans et al. 2017). Logs loss, d_ap and d_an
+    (always means over all triplets) and active (the share of triplets with a loss above 0). Called
+    on images it gives embeddings, on three of them the two distances. Raises ValueError for an
+    unknown strategy or a margin that is not above 0. Explained in notebooks 03 and 04 (FaceNet,
+    Schroff et al. 2015, section 3.1).
     """
 
-    def __init__(self, model, margin=0.5, mining=None, **kwargs):
+    def __init__(self, model, margin=0.5, mining=None, active_only=False, **kwargs):
         super().__init__(**kwargs)
         if mining is not None and mining not in MINING:
             raise ValueError(f"mining={mining!r} is not one of: None, {', '.join(MINING)}")
@@ -483,6 +490,7 @@ class SiameseModel(keras.Model):
             else model
         )
         self.distance, self.margin, self.mining = DistanceLayer(), margin, mining
+        self.active_only = active_only
         self.trackers = [keras.metrics.Mean(name) for name in ("loss", "d_ap", "d_an", "active")]
         self.built = True  # the embedding is; saving and BackupAndRestore ask for it
 
@@ -504,14 +512,15 @@ class SiameseModel(keras.Model):
         return d_ap, d_an, tf.cast(valid, tf.float32)
 
     def compute_triplet_loss(self, data, training):
-        """The mean loss over the batch's triplets; updates the four logged means."""
+        """The loss to minimise, a mean over the batch's triplets; updates the four logged means."""
         x, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
         d_ap, d_an, valid = self.triplet_distances(x, labels, training)
         losses = tf.maximum(d_ap - d_an + self.margin, 0)
         active = tf.cast(losses > 0, tf.float32)
         for tracker, values in zip(self.trackers, (losses, d_ap, d_an, active)):
             tracker.update_state(values, sample_weight=valid)
-        return tf.reduce_sum(losses * valid) / tf.maximum(tf.reduce_sum(valid), 1)
+        counted = valid * active if self.active_only else valid
+        return tf.reduce_sum(losses * counted) / tf.maximum(tf.reduce_sum(counted), 1)
 
     def train_step(self, data):
         with tf.GradientTape() as tape:
@@ -530,8 +539,9 @@ class SiameseModel(keras.Model):
         return self.trackers  # all of them, so that Keras resets all of them each epoch
 
     def get_config(self):
+        names = ("margin", "mining", "active_only", "name")
         embedding = keras.saving.serialize_keras_object(self.embedding)
-        return {"model": embedding, "margin": self.margin, "mining": self.mining, "name": self.name}
+        return {"model": embedding} | {name: getattr(self, name) for name in names}
 
     @classmethod
     def from_config(cls, config):
@@ -703,6 +713,68 @@ def split_recall(embeddings, dataset, split):
         return retrieval_metrics(query, labels, ks=(1,))["recall@1"]
     _, indices = nearest_neighbors(query, embeddings[train])
     return float((dataset.labels[train][indices[:, 0]] == labels).mean())
+
+
+def bootstrap_interval(values, seed=42):
+    """95 % interval (low, high) of the mean of `values` (n,), one value a query, as two floats.
+
+    Percentile bootstrap, 9,999 resamples (Efron and Tibshirani 1993, section 13.3), for example of
+    `retrieval_metrics(..., per_query=True)["map@r"]`. It covers the choice of the queries, *not*
+    the seed of the training: for that, train again. Raises ValueError unless there are two finite
+    values. Explained in notebook 05, "Measures".
+    """
+    values = np.asarray(values, float)
+    if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
+        raise ValueError(
+            f"values of shape {values.shape}: an interval takes two or more finite numbers in one "
+            "row, such as one measure of retrieval_metrics(..., per_query=True)"
+        )
+    at_once = max(1, 2**20 // len(values))  # bounds the memory
+    interval = bootstrap(
+        (values,), np.mean, batch=at_once, method="percentile",
+        random_state=np.random.default_rng(seed),
+    ).confidence_interval  # fmt: skip
+    return float(interval.low), float(interval.high)
+
+
+def pair_distances(embeddings, labels, count=10_000, seed=42):
+    """Random pairs, `count` of one class and `count` of two: (distances, same), each (2 * count,).
+
+    embeddings (n, dim), labels (n,) -> squared Euclidean distances float32, same bool. The pairs
+    are (a, p) and (a, n) of `random_triplets`, so one may come twice. Raises ValueError if there is
+    no triplet. Explained in notebook 05, "How far apart?".
+    """
+    a, p, n = random_triplets(labels, count, seed).T
+    embeddings = np.asarray(embeddings, np.float32)
+    difference = embeddings[np.concatenate([a, a])] - embeddings[np.concatenate([p, n])]
+    return (difference**2).sum(1), np.arange(2 * count) < count
+
+
+def verification(validation, test):
+    """Same class or not, by one threshold on the distance: a dict of floats.
+
+    validation, test: the (distances, same) of `pair_distances`. From the test pairs' ROC curve: auc
+    0..1; eer, the error where as large a share of different pairs is accepted as of same pairs is
+    refused; tar@far=x, the share of same pairs accepted while at most the share x of different ones
+    is (FaceNet, Schroff et al. 2015, section 4). threshold: accept up to this distance; chosen on
+    the *validation* pairs, for the best balanced accuracy. accuracy: of the test pairs at it.
+    Raises ValueError if a kind of pair is missing. Explained in notebook 05, "How far apart?".
+    """
+    for name, (distances, same) in (("validation", validation), ("test", test)):
+        if len(distances) != len(same) or not 0 < np.sum(same) < len(same):
+            raise ValueError(
+                f"{name}: {len(distances)} distances, {np.sum(same)} of {len(same)} pairs of one "
+                "class; it takes pairs of both kinds, as pair_distances gives them"
+            )
+    far, tar, scores = roc_curve(validation[1], -validation[0], drop_intermediate=False)
+    balanced = (tar - far).round(9)[1:]  # the first accepts nothing; of equals the smallest wins
+    threshold = -float(scores[1:][balanced.argmax()])
+    distances, same = test
+    far, tar, _ = roc_curve(same, -distances, drop_intermediate=False)
+    result = {"auc": roc_auc_score(same, -distances), "eer": np.interp(1, far + tar, far)}
+    result |= {f"tar@far={limit}": tar[far <= limit].max() for limit in (0.01, 0.001)}
+    result |= {"threshold": threshold, "accuracy": ((distances <= threshold) == same).mean()}
+    return {name: float(value) for name, value in result.items()}
 
 
 # ---------------------------------------------------------------------------- 6 callbacks and plots
