@@ -1,14 +1,14 @@
 # make run | test | lab; each first makes .venv. Windows: see "Without make" in README.md.
 PYTHON ?= python3
 BIN := .venv/bin
-SETTINGS := PRESET DATASET WEIGHTS BACKBONE RUNS DATA_HOME SIZE EPOCHS TRAIN_FROM VIEWS SEED
+SETTINGS := PRESET DATASET WEIGHTS BACKBONE HEAD RUNS DATA_HOME SIZE EPOCHS TRAIN_FROM VIEWS SEED SEARCH
 # what was typed behind `make run`, as NAME=value words for tools/run.py
 TYPED = $(foreach v,$(SETTINGS),$(if $(filter command,$(firstword $(origin $(v)))),'$(v)=$($(v))'))
 
 .PHONY: run test lab publish
 
 run: .venv/ready
-	@$(BIN)/python tools/run.py $(TYPED)
+	@$(BIN)/python tools/run.py $(TYPED) $(NOTEBOOKS)
 
 test: .venv/ready
 	@$(BIN)/python -m pytest
@@ -16,9 +16,9 @@ test: .venv/ready
 lab: .venv/ready
 	@$(BIN)/jupyter lab notebooks
 
-# the default run, then its executed notebooks and figures become the committed ones
+# a run, then its executed notebooks and figures become the committed ones
 publish: .venv/ready
-	@$(BIN)/python tools/run.py --publish
+	@$(BIN)/python tools/run.py --publish $(TYPED) $(NOTEBOOKS)
 
 .venv/ready: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'

@@ -147,7 +147,7 @@ class Gallery:
 
         known_accuracy: of the known, accepted *and* given the right label; unknown_rejection: of
         the others, called "unknown". nan for a kind that is missing.
-        Explained in notebook 05, "Somebody else's toy".
+        Explained in notebook 05, "Strangers".
         """
         distances, known, right = self._closest(embeddings, labels)
         accepted = distances <= (np.inf if self.threshold is None else self.threshold)

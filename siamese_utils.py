@@ -55,6 +55,7 @@ VARIABLES = {  # name: what it chooses
     "SIAMESE_DATASET": "toys (embedded), grocery, or a folder of images",
     "SIAMESE_WEIGHTS": "imagenet, none, or a weights file for ResNet50 without its top",
     "SIAMESE_BACKBONE": "ResNet50, or a .keras file that maps RGB 0..255 to a feature map",
+    "SIAMESE_HEAD": "specified (flatten, Dense 512-256-256), slim (average, BatchNorm, Dense 256)",
     "SIAMESE_RUNS": "folder for results (default: runs/ beside siamese_utils.py)",
     "SIAMESE_DATA_HOME": "folder that holds or receives datasets (default: data/)",
     "SIAMESE_SIZE": "side of the square input in pixels (default: 64 for toys in quick, else 200)",
@@ -62,6 +63,7 @@ VARIABLES = {  # name: what it chooses
     "SIAMESE_TRAIN_FROM": "first trained layer of a BACKBONE file (default: none, all frozen)",
     "SIAMESE_VIEWS": "augmented views of a training image in the trunk cache (default: 1; full: 8)",
     "SIAMESE_SEED": "the seed of everything random (default: 42)",
+    "SIAMESE_SEARCH": "1 makes the search of notebook 7 again (default: 0, a few steps of it)",
     "SIAMESE_LIVE": "0 draws the loss plot once, at the end of training (default: 1, live)",
 }
 
@@ -74,6 +76,7 @@ class Config:
     dataset: str
     weights: str
     backbone: str
+    head: str
     size: int
     epochs: int
     train_from: str
@@ -141,6 +144,11 @@ def read_config(**overrides):
         dataset=dataset,
         weights=_one_of("SIAMESE_WEIGHTS", weights, ("imagenet", "none"), ".h5"),
         backbone=_one_of("SIAMESE_BACKBONE", backbone, ("ResNet50",), ".keras"),
+        head=_one_of(
+            "SIAMESE_HEAD",
+            get("head", "specified" if backbone == "ResNet50" else "slim"),
+            ("specified", "slim"),
+        ),
         size=positive("size", 64 if quick and dataset == "toys" else 200),
         epochs=positive("epochs", 12 if quick else 20),
         train_from=get("train_from", "default"),
@@ -256,12 +264,14 @@ def mine_triplets(embeddings, labels, strategy="semi-hard"):
     return tf.boolean_mask(tf.stack(triplet, axis=-1), valid)
 
 
-def pk_batches(labels, classes=16, images=4, seed=42, steps=None):
+def pk_batches(labels, classes=16, images=4, seed=42, steps=None, views=1):
     """One epoch of batches of `classes` x `images` (P x K): (steps, P*K) int64 indices.
 
     Each batch draws P different classes among those with at least K images, and K different images
-    of each; by default as many batches as it takes to draw len(labels) images. Raises ValueError,
-    with the numbers that would work, if fewer than P classes have K images.
+    of each; by default as many batches as it takes to draw len(labels) images. With `views`, each
+    image comes in a random one of its views: view v of image i is v * len(labels) + i, as in
+    `trunk_features`. Raises ValueError, with the numbers that would work, if fewer than P classes
+    have K images.
     Explained in notebook 02, "Batches of P classes x K images" (Hermans et al. 2017, section 2).
     """
     labels, rng = np.asarray(labels), np.random.default_rng(seed)
@@ -278,7 +288,8 @@ def pk_batches(labels, classes=16, images=4, seed=42, steps=None):
     for _ in range(steps or -(-len(labels) // (classes * images))):
         chosen = rng.choice(usable, classes, replace=False)
         batches.append([rng.choice(members[c], images, replace=False) for c in chosen])
-    return np.reshape(batches, (len(batches), classes * images))
+    batches = np.reshape(batches, (len(batches), classes * images))
+    return batches + len(labels) * rng.integers(views, size=batches.shape)
 
 
 def batch_shape(labels, classes=16, images=4):
@@ -412,16 +423,17 @@ def build_embedding_model(
 def build_from_config(config):
     """The embedding model that `config` asks for, not trained; the same weights for the same seed.
 
-    Unit-length embeddings; a backbone given as a file gets a head on its average-pooled output.
+    Unit-length embeddings. A "slim" head is average pooling, BatchNorm and Dense 256.
     """
     keras.utils.set_random_seed(config.seed)
+    slim = {"head": "average", "units": (256,), "feature_norm": True}
     return build_embedding_model(
         (config.size, config.size, 3),
         weights=config.weights,
         backbone=config.backbone,
         train_from=config.train_from,
-        head="flatten" if config.backbone == "ResNet50" else "average",
         normalize=True,
+        **(slim if config.head == "slim" else {}),
     )
 
 
@@ -547,6 +559,17 @@ class SiameseModel(keras.Model):
     def from_config(cls, config):
         model = keras.saving.deserialize_keras_object(config["model"])
         return cls(**(config | {"model": model}))
+
+
+def warm_cosine(learning_rate, steps, warm_up=30):
+    """A learning rate that rises linearly for `warm_up` steps, then falls to 0 as a half cosine.
+
+    Rises for a quarter of the `steps` at most. Explained in notebook 04, "Batches and model".
+    """
+    rising = min(warm_up, steps // 4)
+    return keras.optimizers.schedules.CosineDecay(
+        0.0, steps - rising, warmup_target=learning_rate, warmup_steps=rising
+    )
 
 
 # ---------------------------------------------------------------------- 4 the frozen trunk's output

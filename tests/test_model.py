@@ -1,5 +1,7 @@
 """The embedding model, the Siamese network, the training loop, saving and the trunk's cache."""
 
+import os
+
 import keras
 import numpy as np
 import pytest
@@ -76,6 +78,17 @@ def test_options_of_the_embedding(images):
         small_embedding(train_from="conv_c")
 
 
+def test_a_slim_head_is_a_batch_norm_and_one_dense_layer_also_on_resnet(monkeypatch):
+    for name in [name for name in os.environ if name.startswith("SIAMESE_")]:
+        monkeypatch.delenv(name)
+    config = su.read_config(preset="full", dataset="toys", weights="none", head="slim", size=64)
+    _, tail = su.split_at_freeze_point(su.build_from_config(config))
+    names = [layer.name for layer in tail.layers[2:]]
+    assert names == ["average", "feature_norm", "embedding", "unit_length"]
+    assert tail.get_layer("embedding").kernel.shape == (2048, 256)
+    assert tail.get_layer("feature_norm").momentum == 0.9
+
+
 def test_distance_layer_by_hand():
     a, p, n = map(tf.constant, ([[1.0, 2]], [[1.0, 0]], [[4.0, 6]]))
     d_ap, d_an = su.DistanceLayer()(a, p, n)
@@ -109,6 +122,27 @@ def test_loss_on_explicit_triplets_by_hand(images, over):
     expected = {"loss": losses, "d_ap": d_ap, "d_an": d_an, "active": losses > 0}
     for name, values in expected.items():
         assert logs[name] == pytest.approx(values.mean(), abs=1e-5), name
+
+
+def test_mean_over_the_active_triplets_only(images):
+    x, data = images, (images, LABELS)
+    model = su.SiameseModel(small_embedding(), 0.05, "all", active_only=True)
+    triplets = su.mine_triplets(su.embed(model.embedding, x), LABELS, "all").numpy()
+    a, p, n = su.embed(model.embedding, x)[triplets.T]
+    losses = np.maximum(((a - p) ** 2).sum(1) - ((a - n) ** 2).sum(1) + 0.05, 0)
+    assert 0 < (losses > 0).mean() < 1, "some triplets are active, some are not"
+    loss = model.compute_triplet_loss(data, training=False)
+    assert float(loss) == pytest.approx(losses[losses > 0].mean(), rel=1e-4)
+    assert float(model.trackers[0].result()) == pytest.approx(losses.mean(), rel=1e-4)
+    one_class = model.compute_triplet_loss((x, 0 * LABELS), training=False)
+    assert float(one_class) == 0, "no triplet, no division by zero"
+
+
+def test_learning_rate_rises_then_falls_to_zero():
+    rate = su.warm_cosine(0.1, 100, warm_up=20)
+    values = [float(rate(step)) for step in (0, 10, 20, 60, 100)]
+    np.testing.assert_allclose(values, [0, 0.05, 0.1, 0.05, 0], atol=1e-6)
+    assert float(su.warm_cosine(0.1, 8)(2)) == pytest.approx(0.1), "a quarter of the steps at most"
 
 
 @pytest.mark.parametrize("mining", su.MINING)

@@ -131,6 +131,14 @@ def test_pk_batches_hold_p_classes_of_k_different_images():
     assert (batches != su.pk_batches(labels, 4, 3, seed=1)).any()
 
 
+def test_pk_batches_draw_views_of_the_same_images():
+    labels = np.arange(40) % 8
+    plain, views = (su.pk_batches(labels, 4, 3, seed=1, steps=20, views=v) for v in (1, 5))
+    assert (views[0] % 40 == plain[0]).all() and plain.max() < 40
+    assert set((views // 40).ravel()) == {0, 1, 2, 3, 4}
+    assert all(len(set(batch % 40)) == 12 for batch in views)
+
+
 def test_pk_batches_say_which_numbers_would_work():
     labels = np.repeat(np.arange(5), [9, 6, 3, 3, 1])
     with pytest.raises(ValueError, match=r"2 of 5 have them.*P = 2 or a K of at most 3"):

@@ -1,8 +1,9 @@
 """Execute the notebooks in order, headless; results go to runs/<dataset>-<preset>/.
 
-usage: python tools/run.py [--publish] [PRESET=full] [DATASET=/path/to/images] ...
-NAME=value sets SIAMESE_NAME. --publish copies the executed notebooks and their figures over the
-committed ones; it is for the default run only.
+usage: python tools/run.py [--publish] [PRESET=full] [DATASET=/path/to/images] ... [04 05 ...]
+NAME=value sets SIAMESE_NAME; numbers run these notebooks only. --publish copies the executed
+notebooks and their figures over the committed ones: those of the default run into notebooks/ and
+figures/, those of another into results/<dataset>/.
 """
 
 import json
@@ -47,19 +48,26 @@ def execute(source, target):
 def results_table(metrics):
     """`metrics` (stage -> name -> number) as lines of text, a column a stage."""
     stages = [stage for stage, values in metrics.items() if isinstance(values, dict)]
-    names = list(dict.fromkeys(name for stage in stages for name in metrics[stage]))
-    yield f"{'':28}" + "".join(f"{stage:>18}" for stage in stages)
+    names = list(dict.fromkeys(n for stage in stages for n in metrics[stage] if "95%" not in n))
+    yield f"{'':28}" + "".join(f"{stage:>24}" for stage in stages)
     for name in names:
-        values = (metrics[stage].get(name) for stage in stages)
-        yield f"{name:28}" + "".join(f"{'-' if v is None else f'{v:.3f}':>18}" for v in values)
+        cells = []
+        for values in (metrics[stage] for stage in stages):
+            cell = f"{values[name]:.3f}" if name in values else "-"
+            if interval := values.get(f"{name} 95%"):
+                cell += " [{:.3f}, {:.3f}]".format(*interval)
+            cells.append(cell)
+        yield f"{name:28}" + "".join(f"{cell:>24}" for cell in cells)
 
 
 def main(arguments):
-    publish = "--publish" in arguments
+    publish, chosen = "--publish" in arguments, []
     for word in arguments:
         name, equals, value = word.partition("=")
         if equals:
             os.environ[f"SIAMESE_{name}"] = value
+        elif word.isdecimal():
+            chosen.append(f"{int(word):02}")
         elif word != "--publish":
             sys.exit(__doc__)
     os.environ["SIAMESE_LIVE"] = "0"
@@ -72,11 +80,12 @@ def main(arguments):
         sys.exit(f"error: {error}")
     for name in ("dataset", "weights", "backbone", "runs", "data_home"):
         os.environ[f"SIAMESE_{name.upper()}"] = str(getattr(config, name))  # absolute from here on
-    if publish and config.run_dir.name != "toys-quick":
-        sys.exit("error: the committed notebooks come from the default run: toys, quick")
     print(f"{config}\nresults in  {config.run_dir}\n", flush=True)
 
     sources = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+    sources = [s for s in sources if not chosen or s.name[:2] in chosen]
+    if not sources:
+        sys.exit(f"error: no notebook with the number {' or '.join(chosen)} in notebooks/")
     for source in sources:
         print(f"{source.stem:24}", end="", flush=True)
         start = time.monotonic()
@@ -84,12 +93,25 @@ def main(arguments):
         print(f"{time.monotonic() - start:6.0f} s  {'FAILED' if error else 'ok'}", flush=True)
         if error:
             sys.exit(f"\n{source.name} failed in this cell:\n{error}")
-    metrics = json.loads((config.run_dir / "metrics.json").read_text("utf-8"))
-    print("", *results_table(metrics), "", f"also in {config.run_dir}/metrics.json", sep="\n")
+    if (config.run_dir / "metrics.json").exists():
+        metrics = json.loads((config.run_dir / "metrics.json").read_text("utf-8"))
+        print("", *results_table(metrics), "", f"in {config.run_dir}/metrics.json", sep="\n")
     if publish:
-        for source in sources:
-            shutil.copy(config.run_dir / source.name, source)
-        shutil.copytree(config.run_dir / "figures", ROOT / "figures", dirs_exist_ok=True)
+        publish_run(config, sources)
+
+
+def publish_run(config, sources):
+    """Copy the executed notebooks and the figures to where they are committed."""
+    results = ROOT / "results" / Path(config.dataset).name
+    default = config.run_dir.name == "toys-quick"
+    notebooks, figures = (ROOT / "notebooks", ROOT / "figures") if default else (results, results)
+    notebooks.mkdir(parents=True, exist_ok=True)
+    for source in sources:
+        shutil.copy(config.run_dir / source.name, notebooks)
+    shutil.copytree(config.run_dir / "figures", figures, dirs_exist_ok=True)
+    if not default:
+        for table in (*config.run_dir.glob("metrics.json"), *config.run_dir.glob("search.csv")):
+            shutil.copy(table, results)
 
 
 if __name__ == "__main__":
