@@ -1,5 +1,6 @@
 """Datasets: the toys, folders as people have them, and the Grocery Store photographs."""
 
+import dataclasses
 import hashlib
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 import siamese_utils as su  # isort: skip  (before Keras)
-import image_data
+from downloads import DATASETS
 from toys import render_toys
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "datasets"
@@ -97,7 +98,7 @@ def test_unreadable_files_are_reported_and_strict_raises(tmp_path):
     data = su.load_images(tmp_path, 16, cache_dir=tmp_path.parent / "cache")
     assert len(data.images) == 8
     assert {Path(p["path"]).name for p in data.problems} == {
-        "text.jpg", "empty.png", "cut.jpg", "b", "empty class",
+        "text.jpg", "empty.png", "cut.jpg", "empty class",
     }  # fmt: skip
     assert all(problem["reason"] and problem["remedy"] for problem in data.problems)
     with pytest.raises(ValueError, match=r"text\.jpg"):
@@ -142,6 +143,7 @@ def test_grocery_has_the_authors_splits(tmp_path):
 
 
 def test_grocery_without_a_network_says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setattr(image_data, "GROCERY_URL", "http://127.0.0.1:9/archive.zip")
+    source = dataclasses.replace(DATASETS["grocery"], address="http://127.0.0.1:9/archive.zip")
+    monkeypatch.setitem(DATASETS, "grocery", source)
     with pytest.raises(FileNotFoundError, match=r"archive\.zip.*SIAMESE_DATASET=toys"):
         su.load_images("grocery", 32, data_home=tmp_path)
