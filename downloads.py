@@ -103,7 +103,10 @@ def fetch(name, data_home):
     source, target = DATASETS[name], Path(data_home).absolute() / DATASETS[name].folder
     check = _check_grocery if name == "grocery" else lambda folder: None
     if target.is_dir():
-        check(target)
+        try:
+            check(target)
+        except ValueError as error:
+            raise ValueError(f"{target} is incomplete: {error}. Delete it and run again") from error
         return target
     try:
         with workshop(target) as work:
@@ -190,7 +193,4 @@ def _check_grocery(folder):
         path = folder / name
         found = len(path.read_text("utf-8").splitlines()) if path.is_file() else 0
         if found != lines:
-            raise ValueError(
-                f"{path} has {found} lines, not {lines}: the dataset is incomplete; delete its "
-                "folder and run again"
-            )
+            raise ValueError(f"{name} has {found} lines, not {lines}")
