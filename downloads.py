@@ -138,7 +138,9 @@ def _download(source, folder):
                     cache_dir=folder, cache_subdir="",
                 )  # fmt: skip
                 break
-            except ValueError as error:  # the hash
+            except ValueError as error:  # the hash; or Keras 3.10's, for a file of no bytes
+                if not (folder / "archive").is_file():
+                    raise ValueError(f"an empty file came ({error})") from error
                 _refuse_web_page(folder / "archive")
                 raise ValueError(
                     f"the file's sha256 is not {source.sha256}: it was changed or damaged"

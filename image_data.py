@@ -90,17 +90,8 @@ def load_images(dataset="toys", size=64, data_home=None, cache_dir=None, seed=42
     data_home, cache_dir = Path(data_home or ROOT / "data"), Path(cache_dir or ROOT / "runs/cache")
     if str(dataset) == "toys":
         return _load_toys(size, seed, cache_dir)
-    if source := DATASETS.get(str(dataset)):
-        folder = fetch(str(dataset), data_home)
-    else:
-        folder = Path(dataset).expanduser().absolute()
-    if str(dataset) == "grocery":
-        entries, problems, notes = _grocery_entries(folder), [], []
-    else:
-        entries, problems, notes = _folder_entries(folder)
-    if source:
-        entries = _leave_out(entries, source, folder, notes)
-    cache = _decode_all([entry[0] for entry in entries], size, cache_dir)
+    folder, entries, problems, notes = _list_images(dataset, data_home)
+    cache = _decode_all([path for path, _, _ in entries], size, cache_dir)
     images, results = _read_cache(cache, size)
     problems += [_problem(e[0], *r) for e, r in zip(entries, results) if isinstance(r, list)]
     entries = [entry for entry, r in zip(entries, results) if isinstance(r, str)]
@@ -110,17 +101,17 @@ def load_images(dataset="toys", size=64, data_home=None, cache_dir=None, seed=42
     notes += _content_warnings(entries, hashes) + _shortage_warnings(entries, folder)
     _write_report(cache / "report.csv", problems, notes)
     class_names = list(dict.fromkeys(name for _, _, name in entries))
-    if len(class_names) < 2 or (strict and problems):
-        what = f"{len(problems)} problems" if len(class_names) > 1 else (
-            f"{len(entries)} readable images in {len(class_names)} classes; it takes two "
-            "sub-folders with images, one a class"
-        )  # fmt: skip
+    wrong = f"{len(problems)} problems" if strict and problems else ""
+    if len(class_names) < 2:
+        wrong = f"{len(entries)} readable images in {len(class_names)} classes; it takes two "
+        wrong += "sub-folders with images, one a class"
+    if wrong:
         first = "".join(f"\n  {p['path']}: {p['reason']}: {p['remedy']}" for p in problems[:5])
-        raise ValueError(f"{printable(dataset)}: {what}{first}\n  all: {cache / 'report.csv'}")
+        raise ValueError(f"{printable(dataset)}: {wrong}{first}\n  all: {cache / 'report.csv'}")
     number = {name: i for i, name in enumerate(class_names)}
     paths, splits, names = map(list, zip(*entries))
     return ImageDataset(
-        name=str(dataset) if source else printable(folder.name),
+        name=printable(dataset if str(dataset) in DATASETS else folder.name),
         images=images,
         labels=np.array([number[name] for name in names], np.int32),
         class_names=[printable(name) for name in class_names],
@@ -131,6 +122,18 @@ def load_images(dataset="toys", size=64, data_home=None, cache_dir=None, seed=42
         warnings=notes,
         report=cache / "report.csv",
     )
+
+
+def _list_images(dataset, data_home):
+    """(folder, [(path, split, class name)], problems, warnings), nothing decoded yet."""
+    source = DATASETS.get(str(dataset))
+    folder = fetch(str(dataset), data_home) if source else Path(dataset).expanduser().absolute()
+    if str(dataset) == "grocery":
+        return folder, _grocery_entries(folder), [], []
+    entries, problems, notes = _folder_entries(folder)
+    if source:
+        entries = _leave_out(entries, source, folder, notes)
+    return folder, entries, problems, notes
 
 
 def printable(text):
@@ -190,7 +193,8 @@ def _folder_entries(folder):
                 files, hidden, trouble = _files(child, folder)
                 if not files and not trouble:
                     trouble = [_problem(child, "empty class", "add images or delete it")]
-                problems, aside = problems + trouble, aside + hidden
+                problems += trouble
+                aside += hidden
                 name = unicodedata.normalize("NFC", child.name)
                 spellings.setdefault(name, set()).add(child.name)
                 entries += [(path, split, name) for path in files]

@@ -275,7 +275,7 @@ NETWORK = {  # what: (the answer, what the error says)
     "closed at once": (reset, "reset|closed"),
     "no http": (nonsense, "no http"),
     "wrong checksum": (whole(CUT[:-1] + b"x"), "sha256 is not .* changed or damaged"),
-    "empty": (whole(b""), "sha256 is not"),
+    "empty": (whole(b""), "sha256 is not|an empty file came"),
     "web page": (page(), "a web page came"),
     "404": (page(404), "404"),
     "403": (page(403), "403"),
