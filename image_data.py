@@ -1,28 +1,45 @@
 """From files to arrays: folders of images, datasets that can be had, decoding, the image cache.
 
-`siamese_utils` offers what is public here (`ImageDataset`, `load_images`, `decode_image`) under its
-own name. Images are RGB, uint8, 0..255. Explained in notebook 01.
+`siamese_utils` offers what is public here (`ImageDataset`, `load_images`, `decode_image`,
+`printable`) under its own name. Images are RGB, uint8, 0..255. Explained in notebook 01.
 """
 
+import contextlib
+import csv
 import hashlib
 import json
+import math
 import os
+import shutil
+import stat
+import threading
 import unicodedata
+import warnings
 import zipfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import keras
 import numpy as np
+import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from downloads import DATASETS, fetch, finish, workshop
 from toys import render_toys
+
+try:
+    import pillow_heif  # optional: iPhone photos
+except ImportError:
+    pillow_heif = None
+else:
+    pillow_heif.register_heif_opener()
 
 ROOT = Path(__file__).resolve().parent
 
-GROCERY_COMMIT = "fc80ba90f803d79d0383df52c5a4ac5de99ff6fc"
-GROCERY_URL = f"https://github.com/marcusklasson/GroceryStoreDataset/archive/{GROCERY_COMMIT}.zip"
+# Pillow warns of many pixels and refuses twice as many (178,956,970); the refusal is reported.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 @dataclass
@@ -31,8 +48,10 @@ class ImageDataset:
 
     images (n, size, size, 3) uint8 RGB 0..255; labels (n,) int32 in 0..c-1; splits (n,) of
     "train", "validation", "test", "unseen" (classes that are never trained on) or "reference"
-    (one catalogue picture a class); factors: name -> (n,) float32, known for the toys only;
-    problems: what could not be read, one dict a file with path, reason and remedy.
+    (one catalogue picture a class); paths open the files (print them with `printable`); factors:
+    name -> (n,) float32, known for the toys only; problems: what could not be read; warnings: what
+    was read or left aside and deserves a look; both one dict an entry with path, reason and
+    remedy, and both in the CSV file `report` (None for the toys).
     """
 
     name: str
@@ -44,6 +63,8 @@ class ImageDataset:
     gallery_splits: tuple = ("train",)
     factors: dict = field(default_factory=dict)
     problems: list = field(default_factory=list)
+    warnings: list = field(default_factory=list)
+    report: Path | None = None
 
     def where(self, *splits):
         """Indices (int64, ascending) of the images in any of `splits`."""
@@ -56,135 +77,263 @@ class ImageDataset:
 
 
 def load_images(dataset="toys", size=64, data_home=None, cache_dir=None, seed=42, strict=False):
-    """Load `toys`, `grocery` or a folder of images as an `ImageDataset`.
+    """Load one of `DATASETS`, or a folder of images, as an `ImageDataset`.
 
-    A folder holds one sub-folder a class, or `train...` and `test...` folders of such. Files are
-    decoded and resized once, in parallel, into a memory-mapped array under `cache_dir`
-    (default: `<root>/runs/cache`). What cannot be read is listed in `.problems`, or raised as
-    ValueError with `strict=True`. Raises FileNotFoundError for a missing folder and ValueError
-    for one without two classes of images. Explained in notebook 01.
+    A folder holds one sub-folder a class, or `train...`, `val...` and `test...` folders of such
+    (`val...` alone is the test). A named dataset is downloaded into `data_home` (default:
+    `<root>/data`) on first use. Files are decoded and resized once, in parallel, into a
+    memory-mapped array under `cache_dir` (default: `<root>/runs/cache`); `report.csv` is beside it.
+    What cannot be read is listed in `.problems`, or raised as ValueError with `strict=True`.
+    Raises FileNotFoundError for a missing folder or a failed download, ValueError for a folder
+    without two classes of images, OSError for a full disk. Explained in notebook 01.
     """
     data_home, cache_dir = Path(data_home or ROOT / "data"), Path(cache_dir or ROOT / "runs/cache")
     if str(dataset) == "toys":
         return _load_toys(size, seed, cache_dir)
-    gallery_splits, problems = ("train",), []
-    if str(dataset) == "grocery":
-        entries = _grocery_entries(_find_grocery(data_home))
-    else:
-        entries, problems = _folder_entries(Path(dataset).expanduser())
-        if not any(split == "validation" for _, split, _ in entries):
-            entries = _hold_out(entries, seed)
-            gallery_splits = ("train", "validation")
-    images, kept, failed = _decode_all([entry[0] for entry in entries], size, cache_dir)
-    problems += failed
-    if strict and problems:
-        raise ValueError("; ".join(f"{p['path']}: {p['reason']}" for p in problems))
-    paths, splits, names = zip(*(entries[i] for i in kept)) if len(kept) else ((), (), ())
-    class_names = list(dict.fromkeys(names))
+    folder, entries, problems, notes = _list_images(dataset, data_home)
+    cache = _decode_all([path for path, _, _ in entries], size, cache_dir)
+    images, results = _read_cache(cache, size)
+    problems += [_problem(e[0], *r) for e, r in zip(entries, results) if isinstance(r, list)]
+    entries = [entry for entry, r in zip(entries, results) if isinstance(r, str)]
+    hashes = [result for result in results if isinstance(result, str)]
+    authors_validation = any(split == "validation" for _, split, _ in entries)
+    entries = _hold_out(entries, seed)
+    notes += _content_warnings(entries, hashes) + _shortage_warnings(entries, folder)
+    _write_report(cache / "report.csv", problems, notes)
+    class_names = list(dict.fromkeys(name for _, _, name in entries))
+    wrong = f"{len(problems)} problems" if strict and problems else ""
     if len(class_names) < 2:
-        raise ValueError(
-            f"{dataset}: {len(paths)} readable images in {len(class_names)} classes; it takes two "
-            "sub-folders with images, one a class" + _first_problems(problems)
-        )
+        wrong = f"{len(entries)} readable images in {len(class_names)} classes; it takes two "
+        wrong += "sub-folders with images, one a class"
+    if wrong:
+        first = "".join(f"\n  {p['path']}: {p['reason']}: {p['remedy']}" for p in problems[:5])
+        raise ValueError(f"{printable(dataset)}: {wrong}{first}\n  all: {cache / 'report.csv'}")
     number = {name: i for i, name in enumerate(class_names)}
-    labels = np.array([number[name] for name in names], np.int32)
+    paths, splits, names = map(list, zip(*entries))
     return ImageDataset(
-        Path(dataset).name, images, labels, class_names, list(paths), np.array(splits),
-        gallery_splits, {}, problems,
-    )  # fmt: skip
+        name=printable(dataset if str(dataset) in DATASETS else folder.name),
+        images=images,
+        labels=np.array([number[name] for name in names], np.int32),
+        class_names=[printable(name) for name in class_names],
+        paths=paths,
+        splits=np.array(splits),
+        gallery_splits=("train",) if authors_validation else ("train", "validation"),
+        problems=problems,
+        warnings=notes,
+        report=cache / "report.csv",
+    )
 
 
-def _first_problems(problems):
-    return "".join(f"\n  {p['path']}: {p['reason']}" for p in problems[:5])
+def _list_images(dataset, data_home):
+    """(folder, [(path, split, class name)], problems, warnings), nothing decoded yet."""
+    source = DATASETS.get(str(dataset))
+    folder = fetch(str(dataset), data_home) if source else Path(dataset).expanduser().absolute()
+    if str(dataset) == "grocery":
+        return folder, _grocery_entries(folder), [], []
+    entries, problems, notes = _folder_entries(folder)
+    if source:
+        entries = _leave_out(entries, source, folder, notes)
+    return folder, entries, problems, notes
+
+
+def printable(text):
+    """`text` or path with control characters and undecodable bytes written out, as in \\n, \\udcff.
+
+    A file name may hold any byte; printing such a name as it is fails, or breaks the line.
+    """
+    escape = ("Cc", "Cs")  # control characters, and surrogates, which stand for such bytes
+    return "".join(
+        c.encode("unicode_escape").decode() if unicodedata.category(c) in escape else c
+        for c in str(text)
+    )
 
 
 def _problem(path, reason, remedy):
-    return {"path": str(path), "reason": reason, "remedy": remedy}
+    return {"path": printable(path), "reason": printable(reason), "remedy": printable(remedy)}
+
+
+def _write_report(path, problems, notes):
+    with workshop(path) as work:
+        with open(work / "new", "w", encoding="utf-8", newline="") as file:
+            table = csv.DictWriter(file, ("kind", "path", "reason", "remedy"))
+            table.writeheader()
+            table.writerows({"kind": "problem"} | row for row in problems)
+            table.writerows({"kind": "warning"} | row for row in notes)
+        os.replace(work / "new", path)
+
+
+# ------------------------------------------------------------------------------------- 1 folders
+
+
+def _is_hidden(name):
+    return name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini", "__macosx")
 
 
 def _folder_entries(folder):
-    """[(path, split, class name)] of a folder in a fixed order, and its problems."""
+    """[(path, split, class name)] of a folder in a fixed order, its problems and its warnings."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not a folder; give one with a sub-folder a class")
-    problems, entries = [], []
-    prefixes = {"train": "train", "test": "test", "val": "validation"}
-
-    def children(path):
-        return sorted(path.iterdir(), key=lambda child: unicodedata.normalize("NFC", child.name))
-
-    parts = {
-        child: split
-        for child in children(folder)
-        for prefix, split in prefixes.items()
-        if child.is_dir() and child.name.lower().startswith(prefix)
-    }
-    if not {"train", "test"} <= set(parts.values()):
-        parts = {folder: ""}
+        raise FileNotFoundError(
+            f"{printable(folder)} is not a folder; give one with a sub-folder a class"
+        )
+    entries, problems, notes, spellings, aside = [], [], [], {}, []
+    parts = _parts(folder)
+    if folder not in parts:
+        for child in _children(folder):
+            if _is_hidden(child.name):
+                aside.append(str(child))
+            elif child not in parts:
+                problems.append(_problem(child, "beside the train and test folders", "move it"))
     for part, split in parts.items():
-        for class_folder in children(part):
-            if class_folder.is_file():
-                problems.append(_problem(class_folder, "not in a class folder", "move it into one"))
-            if not class_folder.is_dir() or class_folder.name.startswith("."):
-                continue
-            name = unicodedata.normalize("NFC", class_folder.name)
-            files = [path for path in sorted(class_folder.rglob("*")) if not path.is_dir()]
-            visible = [path for path in files if not path.name.startswith(".")]
-            if len(visible) < len(files):
-                hidden = f"{len(files) - len(visible)} hidden files"
-                problems.append(_problem(class_folder, hidden, "nothing: they are no images"))
-            if not visible:
-                problems.append(_problem(class_folder, "empty class", "add images or delete it"))
-            entries += [(str(path), split, name) for path in visible]
-    return sorted(entries, key=lambda e: (e[2], e[1] != "train", e[0])), problems
+        for child in _children(part):
+            if _is_hidden(child.name):
+                aside.append(str(child))
+            elif not child.is_dir():
+                problems.append(_problem(child, "not in a class folder", "move it into one"))
+            else:
+                files, hidden, trouble = _files(child, folder)
+                if not files and not trouble:
+                    trouble = [_problem(child, "empty class", "add images or delete it")]
+                problems += trouble
+                aside += hidden
+                name = unicodedata.normalize("NFC", child.name)
+                spellings.setdefault(name, set()).add(child.name)
+                entries += [(path, split, name) for path in files]
+    for name, forms in spellings.items():
+        if len(forms) > 1:
+            which = f"Unicode forms of one name, merged: {', '.join(map(ascii, sorted(forms)))}"
+            notes.append(_problem(folder / name, which, "rename the folders alike"))
+    if aside:
+        names = ", ".join(sorted({os.path.basename(path) for path in aside})[:5])
+        reason = f"{len(aside)} hidden files or folders left aside: {names}"
+        notes.append(_problem(folder, reason, "nothing, unless they are images: rename those"))
+    return sorted(entries, key=lambda e: (e[2], e[1] != "train", e[0])), problems, notes
+
+
+def _children(folder):
+    return sorted(folder.iterdir(), key=lambda child: unicodedata.normalize("NFC", child.name))
+
+
+def _parts(folder):
+    """{folder of class folders: split}; the folder itself, undivided, where there is no train."""
+    parts = {}
+    for child in _children(folder):
+        for prefix, split in (("train", "train"), ("test", "test"), ("val", "validation")):
+            named = child.is_dir() and child.name.lower().startswith(prefix)
+            # a class may be called "train" too: a part holds folders
+            if named and any(grandchild.is_dir() for grandchild in child.iterdir()):
+                parts[child] = split
+    if "train" not in parts.values():
+        return {folder: ""}
+    if "test" not in parts.values():  # then the validation folder is the test, or there is none
+        other = {"validation": "test", "train": "train" if len(set(parts.values())) > 1 else ""}
+        parts = {child: other[split] for child, split in parts.items()}
+    return parts
+
+
+def _files(folder, top):
+    """(paths of the files below `folder`, hidden paths, problems); links lead once to a place."""
+    visible, hidden, problems = [], [], []
+    seen = {os.path.realpath(top)}
+
+    def leads_back(path):
+        real = os.path.realpath(path)
+        back = any(place == real or place.startswith(real + os.sep) for place in seen)
+        if back and os.path.islink(path):
+            remedy = "delete the link, or put the images themselves here"
+            problems.append(_problem(path, "a link to a folder that is read already", remedy))
+            return True
+        seen.add(real)
+        return False
+
+    def unreadable(error):
+        problems.append(_problem(error.filename, *_explain(error.filename, error)))
+
+    if leads_back(folder):
+        return visible, hidden, problems
+    for place, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
+        if not folders and not files and place != str(folder):
+            problems.append(_problem(place, "an empty folder", "delete it"))
+        hidden += [os.path.join(place, name) for name in folders + files if _is_hidden(name)]
+        visible += [os.path.join(place, name) for name in files if not _is_hidden(name)]
+        keep = [name for name in folders if not _is_hidden(name)]
+        links = {name for name in keep if os.path.islink(os.path.join(place, name))}
+        folders[:] = [n for n in keep if n not in links or not leads_back(os.path.join(place, n))]
+    return visible, hidden, problems
 
 
 def _hold_out(entries, seed):
     """Give entries their splits: whole classes first, then images within the other classes.
 
-    With train and test folders given, one training image in five becomes validation, and a class
-    that only the test folder has is unseen. Otherwise a quarter of the classes becomes unseen
-    (from eight classes up), and of every other class one image in five is test, one validation.
+    With train and test folders given, one training image in five becomes validation (unless there
+    is a validation folder), and a class without training images is unseen. Otherwise a quarter of
+    the classes with two images becomes unseen (from eight such classes up), and of every other
+    class one image in five is test, one validation.
     """
     by_class = {}
     for i, (_, split, name) in enumerate(entries):
         by_class.setdefault(name, {}).setdefault(split, []).append(i)
     rng, splits = np.random.default_rng(seed), [split for _, split, _ in entries]
-    undivided = [name for name, parts in by_class.items() if "" in parts]
+    divided = "validation" in splits
+    undivided = [name for name, parts in by_class.items() if len(parts.get("", ())) > 1]
     unseen = set(rng.permutation(undivided)[: len(undivided) // 4 if len(undivided) >= 8 else 0])
     for name, parts in by_class.items():
-        if name in unseen or not parts.keys() & {"train", ""}:
-            assigned = ["unseen"] * len(entries)
-        else:
-            pool = parts.get("train", parts.get("", []))
-            fifth = len(pool) // 5
-            kinds = ["validation"] * fifth + ["test"] * (fifth if "" in parts else 0)
-            shuffled = rng.permutation(pool)
-            assigned = {i: "train" for i in pool} | dict(zip(shuffled, kinds))
-            assigned |= {i: "test" for i in parts.get("test", [])}
-        for i in (i for part in parts.values() for i in part):
-            splits[i] = assigned[i]
+        seen = name not in unseen and parts.keys() & {"train", ""}
+        for split, members in parts.items():
+            kinds = [split if split in ("validation", "reference") or seen else "unseen"]
+            kinds *= len(members)
+            if seen and split in ("train", ""):
+                fifth = 0 if divided else len(members) // 5
+                kinds = ["validation"] * fifth + ["test"] * (fifth if split == "" else 0)
+                kinds += ["train"] * (len(members) - len(kinds))
+                members = rng.permutation(members)
+            for i, kind in zip(members, kinds):
+                splits[i] = kind
     return [(path, split, name) for (path, _, name), split in zip(entries, splits)]
 
 
-def _find_grocery(data_home):
-    """The Grocery Store dataset's folder below `data_home`, downloaded on first use."""
-    folder = data_home / "grocery_store"
-    if not (folder / "classes.csv").is_file():
-        try:
-            archive = keras.utils.get_file(
-                "grocery_store.zip", GROCERY_URL, cache_dir=data_home, cache_subdir="downloads"
-            )
-        except Exception as error:
-            raise FileNotFoundError(
-                f"{GROCERY_URL} could not be downloaded ({error}). Without a network: put the "
-                f"dataset into {folder}, or set SIAMESE_DATA_HOME to the folder that holds "
-                "grocery_store/, or run with SIAMESE_DATASET=toys"
-            ) from error
-        partial = data_home / "grocery_store.part"
-        with zipfile.ZipFile(archive) as content:
-            content.extractall(partial)
-        (partial / f"GroceryStoreDataset-{GROCERY_COMMIT}/dataset").rename(folder)
-    return folder
+def _leave_out(entries, source, folder, notes):
+    """Entries without the classes that this dataset, as `DATASETS` has it, does not count."""
+    counts = {}
+    for _, _, name in entries:
+        counts[name] = counts.get(name, 0) + 1
+    out = {n for n, k in counts.items() if n in source.leave_out or k < source.at_least}
+    if out:
+        few = f" or of fewer than {source.at_least} images" * (source.at_least > 1)
+        reason = f"{len(out)} classes, {sum(counts[n] for n in out)} images left out: "
+        reason += (", ".join(source.leave_out) or "none by name") + few
+        notes.append(_problem(folder, reason, "nothing: so this dataset is defined here"))
+    return [entry for entry in entries if entry[2] not in out]
+
+
+def _content_warnings(entries, hashes):
+    """The same file in two classes, or in two splits (leakage), one warning a content."""
+    groups, found = {}, []
+    for entry, digest in zip(entries, hashes):
+        groups.setdefault(digest, []).append(entry)
+    for group in groups.values():
+        paths, splits, names = (list(dict.fromkeys(column)) for column in zip(*group))
+        others = f"the same image: {', '.join(paths[1:4])}" + ", ..." * (len(paths) > 4)
+        if len(names) > 1:
+            reason = f"in {len(names)} classes: {', '.join(names[:3])}; {others}"
+            found.append(_problem(paths[0], reason, "keep it in the right class"))
+        if len(splits) > 1:
+            reason = f"leakage: in {' and '.join(splits)}; {others}"
+            found.append(_problem(paths[0], reason, "keep one of them"))
+    return found
+
+
+def _shortage_warnings(entries, folder):
+    """Classes with one training image, and a missing test split."""
+    single = {}
+    for path, split, name in entries:
+        if split == "train":
+            single[name] = None if name in single else path
+    reason = "the only training image of its class: in the gallery, never an anchor"
+    found = [_problem(path, reason, "add images") for path in single.values() if path]
+    if entries and not any(split == "test" for _, split, _ in entries):
+        reason = "no test image: no class has five images"
+        found.append(_problem(folder, reason, "add images, or a test folder beside train"))
+    return found
 
 
 def _grocery_entries(folder):
@@ -202,62 +351,130 @@ def _grocery_entries(folder):
     return sorted(entries, key=lambda e: (e[2], e[1], e[0]))
 
 
+# ---------------------------------------------------------------------------- 2 decoding, caching
+
+_big_image = threading.Lock()  # one at a time, so that memory stays bounded
+
+
 def decode_image(path, size):
     """One file as a (size, size, 3) uint8 RGB array: upright, over white, stretched to a square.
 
-    Raises OSError or ValueError, naming the file, for what Pillow cannot decode.
+    Of an animation the first picture. Raises OSError where the file cannot be opened, ValueError
+    where it cannot be decoded, naming the file, the reason and the remedy.
     """
-    with Image.open(path) as image:
+    with open(path, "rb") as file:
+        try:
+            return _decode(file, size)
+        except Exception as error:
+            reason, remedy = _explain(path, error)
+            raise ValueError(f"{printable(path)}: {reason}: {remedy}") from error
+
+
+def _decode(file, size):
+    with Image.open(file) as image:
         image.draft("RGB", (size, size))  # lets JPEG decode at a lower resolution: faster
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I;16") or image.mode == "I":  # 16 bits a pixel
-            image = Image.fromarray((np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
-        if image.has_transparency_data:
-            image = Image.alpha_composite(
-                Image.new("RGBA", image.size, "white"), image.convert("RGBA")
+        big = image.width * image.height > 2**24
+        with _big_image if big else contextlib.nullcontext():
+            ImageOps.exif_transpose(image, in_place=True)
+            if image.mode == "F":
+                raise ValueError("floating-point pixels, whose black and white are unknown")
+            if image.mode.startswith("I"):  # 16 bits a pixel, or 32 that hold 16
+                values = np.asarray(image)
+                if values.min() < 0 or values.max() > 65535:
+                    raise ValueError("more than 16 bits a pixel, whose black and white are unknown")
+                image = Image.fromarray((values // 257).astype(np.uint8))
+            mode = "RGBA" if image.has_transparency_data else "RGB"
+            image = image if image.mode == mode else image.convert(mode)
+            image = image.resize((size, size), Image.Resampling.BILINEAR)
+        if mode == "RGBA":
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return np.asarray(image.convert("RGB"))
+
+
+def _explain(path, error):
+    """(reason, remedy) for a file that could not be read."""
+    if isinstance(error, PermissionError):
+        return "no permission to read it", "give yourself the right to read it (chmod u+r)"
+    if isinstance(error, FileNotFoundError):
+        link = os.path.islink(path)
+        return (
+            "a link to nothing" if link else "no such file",
+            "restore the file or delete the link",
+        )
+    if isinstance(error, Image.DecompressionBombError):
+        return "too many pixels (a decompression bomb?)", "save it smaller"
+    if isinstance(error, UnidentifiedImageError):
+        with open(path, "rb") as file:
+            head = file.read(16)
+        if not head:
+            return "an empty file", "restore or delete it"
+        if head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis"):
+            return "AVIF, and this Pillow has no decoder", "pip install --upgrade pillow"
+        if head[4:8] == b"ftyp" and head[8:11] in (b"hei", b"hev", b"mif", b"msf"):
+            return (
+                "HEIC, and no decoder is installed",
+                "pip install pillow-heif, or save it as JPEG",
             )
-        image = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
-        return np.asarray(image)
+        return "not an image that Pillow can read", "save it as JPEG or PNG, or delete it"
+    why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return why, "restore it, save it anew, or delete it"
 
 
 def _decode_all(paths, size, cache_dir):
-    """(images memmap, indices of the paths that were read, problems); decoded once, then cached."""
-    stats = [
-        (path, os.path.getsize(path), os.path.getmtime(path))
-        for path in paths
-        if os.path.exists(path)
-    ]
-    key = hashlib.sha256(json.dumps([size, stats]).encode()).hexdigest()[:16]
-    cache, report = cache_dir / f"images-{key}.npy", cache_dir / f"images-{key}.json"
-    if not (cache.exists() and report.exists()):
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        partial, kept, problems = cache.with_suffix(f".part{os.getpid()}"), [], []
-        shape = (max(len(paths), 1), size, size, 3)
-        images = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
+    """The folder of a whole cache for these files as they are now, made if need be."""
+    key = [4, size, PIL.__version__, pillow_heif is not None]  # 4: version of the cache
+    for path in paths:
+        with contextlib.suppress(OSError):
+            now = os.stat(path)
+            key.append((path, now.st_size, now.st_mtime_ns, now.st_ctime_ns))  # c: permissions too
+    digest = hashlib.sha256(json.dumps([key, paths]).encode()).hexdigest()[:16]
+    cache = cache_dir / f"images-{digest}"
+    if _read_cache(cache, size) is None:
+        with workshop(cache) as work:
+            _decode_into(work, paths, size)
+            if _read_cache(cache, size) is None:  # half-written, if it is there at all
+                shutil.rmtree(cache, ignore_errors=True)
+            finish(work, cache)
+    return cache
 
-        def decode(path):
-            try:
-                return decode_image(path, size)
-            except Exception as error:
-                reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
-                return _problem(path, reason or type(error).__name__, "replace or delete the file")
 
-        progress = keras.utils.Progbar(len(paths), unit_name="image")
-        with ThreadPoolExecutor() as pool:
-            for start in range(0, len(paths), 512):  # bounded, so memory stays flat
-                for i, result in enumerate(pool.map(decode, paths[start : start + 512]), start):
-                    if isinstance(result, dict):
-                        problems.append(result)
-                    else:
-                        images[len(kept)] = result
-                        kept.append(i)
-                    progress.update(i + 1)
-        images.flush()
-        report.write_text(json.dumps({"kept": kept, "problems": problems}))
-        os.replace(partial, cache)  # a cache that exists is a whole one
-    found = json.loads(report.read_text())
-    images = np.load(cache, mmap_mode="r")[: len(found["kept"])]
-    return images, found["kept"], found["problems"]
+def _read_cache(cache, size):
+    """(images memmap, for each path its hash or its [reason, remedy]); None for no whole cache."""
+    try:
+        results = json.loads((cache / "files.json").read_text("utf-8"))
+        shape = (sum(isinstance(result, str) for result in results), size, size, 3)
+        if (cache / "pixels.rgb").stat().st_size != math.prod(shape):
+            return None
+    except (OSError, ValueError):
+        return None
+    if not shape[0]:
+        return np.empty(shape, np.uint8), results
+    return np.memmap(cache / "pixels.rgb", np.uint8, "r", shape=shape), results
+
+
+def _decode_into(folder, paths, size):
+    def work(path):
+        try:
+            if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
+                raise ValueError("neither a file nor a folder")
+            with open(path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                file.seek(0)
+                return digest, _decode(file, size)
+        except Exception as error:
+            return _explain(path, error), None
+
+    results, progress = [], keras.utils.Progbar(len(paths), unit_name="image")
+    with open(folder / "pixels.rgb", "wb") as file, ThreadPoolExecutor() as pool:
+        for start in range(0, len(paths), 512):  # bounded, so memory stays flat
+            for result, pixels in pool.map(work, paths[start : start + 512]):
+                results.append(result)
+                if pixels is not None:
+                    file.write(pixels.tobytes())
+                progress.update(len(results))
+        file.flush()
+        os.fsync(file.fileno())
+    (folder / "files.json").write_text(json.dumps(results), "utf-8")
 
 
 def _load_toys(size, seed, cache_dir, seen=80, validation=12, unseen=24):
@@ -268,14 +485,15 @@ def _load_toys(size, seed, cache_dir, seen=80, validation=12, unseen=24):
     sizes = [32] * seen + [24] * (validation + unseen)
     recipe = (ROOT / "toys.py").read_text("utf-8") + str((size, seed, sizes))
     cache = cache_dir / f"toys-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.npz"
-    if not cache.exists():
+    try:
+        with np.load(cache) as stored:
+            factors = dict(stored)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):  # none, or a broken one
         images, labels, factors = render_toys(sizes, size, seed)
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        partial = cache.with_suffix(f".part{os.getpid()}.npz")
-        np.savez(partial, images=images, labels=labels, **factors)
-        os.replace(partial, cache)
-    with np.load(cache) as stored:
-        factors = dict(stored)
+        factors = {"images": images, "labels": labels} | factors
+        with workshop(cache) as work:
+            np.savez(work / "new.npz", **factors)
+            os.replace(work / "new.npz", cache)
     images, labels = factors.pop("images"), factors.pop("labels")
     instance = np.concatenate([np.arange(n) for n in sizes])
     splits = np.where(instance % 4 == 3, "test", "train").astype("<U10")

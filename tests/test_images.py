@@ -1,8 +1,11 @@
 """Datasets: the toys, folders as people have them, and the Grocery Store photographs."""
 
+import dataclasses
 import hashlib
+import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ from PIL import Image
 
 import siamese_utils as su  # isort: skip  (before Keras)
 import image_data
+from downloads import DATASETS
 from toys import render_toys
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "datasets"
@@ -97,7 +101,7 @@ def test_unreadable_files_are_reported_and_strict_raises(tmp_path):
     data = su.load_images(tmp_path, 16, cache_dir=tmp_path.parent / "cache")
     assert len(data.images) == 8
     assert {Path(p["path"]).name for p in data.problems} == {
-        "text.jpg", "empty.png", "cut.jpg", "b", "empty class",
+        "text.jpg", "empty.png", "cut.jpg", "empty class",
     }  # fmt: skip
     assert all(problem["reason"] and problem["remedy"] for problem in data.problems)
     with pytest.raises(ValueError, match=r"text\.jpg"):
@@ -132,6 +136,89 @@ def test_decoding_transparency_sixteen_bits_and_rotation(tmp_path):
     assert decoded[:8].mean() > 240 and decoded[12:].mean() < 15
 
 
+@pytest.fixture
+def cached(tmp_path):
+    """A folder of images, and the function that loads it."""
+    write_images(tmp_path / "images", ["a", "b"], 4)
+    return lambda: su.load_images(tmp_path / "images", 16, cache_dir=tmp_path / "cache")
+
+
+def decoding_fails(*args):
+    raise AssertionError("decoded again")
+
+
+def test_a_whole_cache_is_used(cached, monkeypatch):
+    data = cached()
+    assert isinstance(data.images, np.memmap) and not data.images.flags.writeable
+    monkeypatch.setattr(image_data, "_decode", decoding_fails)
+    again = cached()
+    assert (again.images == data.images).all() and again.paths == data.paths
+
+
+@pytest.mark.parametrize("name", ["pixels.rgb", "files.json"])
+@pytest.mark.parametrize("keep", [None, 0, 100])
+def test_a_half_written_cache_is_made_again(cached, name, keep):
+    data = cached()
+    pixels, file = data.images.copy(), data.report.parent / name
+    del data
+    if keep is None:
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:keep])
+    again = cached()
+    assert (again.images == pixels).all() and len(list(file.parent.parent.iterdir())) == 1
+
+
+def test_a_changed_image_is_decoded_again(cached):
+    data = cached()
+    before, stat = data.images[0].copy(), Path(data.paths[0]).stat()
+    Image.new("RGB", (40, 30), "white").save(data.paths[0], quality=100)
+    os.utime(data.paths[0], ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as old as it was
+    again = cached()
+    assert (again.images[0] == 255).all() and (data.images[0] == before).all()
+
+
+def test_a_file_of_images_is_no_cache_until_it_is_complete(cached, monkeypatch):
+    decode, calls = image_data._decode, []
+
+    def interrupted(file, size):
+        calls.append(file)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return decode(file, size)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(image_data, "_decode", interrupted)
+        cached()
+    data = cached()
+    assert len(data.images) == 8 and not data.problems
+    assert [path.name for path in data.report.parent.parent.iterdir()] == [data.report.parent.name]
+
+
+def test_a_broken_cache_of_toys_is_made_again(tmp_path):
+    def load():
+        return image_data._load_toys(8, 1, tmp_path, seen=2, validation=1, unseen=1)
+
+    images = load().images
+    [cache] = tmp_path.iterdir()
+    for broken in (cache.read_bytes()[:-500], b"", b"no archive"):
+        cache.write_bytes(broken)
+        assert (load().images == images).all() and list(tmp_path.iterdir()) == [cache]
+
+
+def test_memory_stays_flat_while_decoding(tmp_path):
+    """2,000 images of 120,000 bytes: at no time more than a block of 512 is held."""
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "red.png")
+    tracemalloc.start()
+    cache = image_data._decode_all([str(tmp_path / "red.png")] * 2000, 200, tmp_path / "cache")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    images, results = image_data._read_cache(cache, 200)
+    assert images.shape == (2000, 200, 200, 3) and len(results) == 2000
+    assert (images[1999] == [255, 0, 0]).all()
+    assert peak < 600 * 200 * 200 * 3
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the Grocery Store photographs are not here")
 def test_grocery_has_the_authors_splits(tmp_path):
     data = su.load_images("grocery", 32, data_home=SHARED, cache_dir=tmp_path)
@@ -142,6 +229,7 @@ def test_grocery_has_the_authors_splits(tmp_path):
 
 
 def test_grocery_without_a_network_says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setattr(image_data, "GROCERY_URL", "http://127.0.0.1:9/archive.zip")
+    source = dataclasses.replace(DATASETS["grocery"], address="http://127.0.0.1:9/archive.zip")
+    monkeypatch.setitem(DATASETS, "grocery", source)
     with pytest.raises(FileNotFoundError, match=r"archive\.zip.*SIAMESE_DATASET=toys"):
         su.load_images("grocery", 32, data_home=tmp_path)

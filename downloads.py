@@ -1,0 +1,198 @@
+"""Datasets that can be had by name: downloaded whole or not at all, verified, unpacked safely.
+
+`image_data` reads them; `siamese_utils` shows `DATASETS`. Explained in notebook 01.
+"""
+
+import contextlib
+import errno
+import gzip
+import os
+import shutil
+import socket
+import stat
+import tarfile
+import tempfile
+import time
+import urllib.error
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import keras
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset by name: what a reader wants to know, and what `fetch` needs."""
+
+    licence: str
+    size: str
+    images: int
+    classes: int
+    address: str
+    sha256: str | None = None  # None: checked by its content
+    folder: str = ""  # its name below the data home
+    nested: str = ""  # an archive within the archive
+    inside: str = ""  # where the folder is once all is unpacked
+    leave_out: tuple = ()  # classes
+    at_least: int = 1  # images a class
+
+
+_COMMIT = "fc80ba90f803d79d0383df52c5a4ac5de99ff6fc"
+DATASETS = {
+    "toys": Source("MIT", "drawn, no download", 3424, 116, "toys.py"),
+    "grocery": Source(
+        "MIT", "100 MB", 5502, 81,
+        f"https://github.com/marcusklasson/GroceryStoreDataset/archive/{_COMMIT}.zip",
+        None, "grocery_store", "", f"GroceryStoreDataset-{_COMMIT}/dataset",
+    ),
+    "caltech101": Source(
+        "CC BY 4.0", "137 MB", 8242, 100,
+        "https://data.caltech.edu/records/mzrjq-6wc02/files/caltech-101.zip?download=1",
+        "331234750fc7f77520e50d9565e8b6907b03565e30320da1401130db08c61f91",
+        "caltech101", "caltech-101/101_ObjectCategories.tar.gz", "101_ObjectCategories",
+        ("BACKGROUND_Google", "Faces_easy"),  # no class; the faces of "Faces", cut out
+    ),
+    "lfw": Source(  # the file, address and hash of scikit-learn's fetch_lfw_people
+        "none stated, for research", "233 MB", 6733, 610,
+        "https://ndownloader.figshare.com/files/5976015",
+        "b47c8422c8cded889dc5a13418c4bc2abbda121092b3533a83306f90d900100a",
+        "lfw", "", "lfw_funneled", at_least=4,
+    ),
+}  # fmt: skip
+GROCERY_LINES = {"classes.csv": 82, "train.txt": 2640, "val.txt": 296, "test.txt": 2485}
+TIMEOUT, ATTEMPTS = 30, 2  # seconds without a byte; how often a line may be cut
+FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))  # the disk, a quota
+
+
+@contextlib.contextmanager
+def workshop(target):
+    """A new empty folder beside `target` to build it in; gone at the end, whatever happens."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for left in target.parent.glob("*.part-*"):  # a killed run's; a living one is younger
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > 86400:
+                shutil.rmtree(left, ignore_errors=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f"{target.name}.part-", dir=target.parent) as part:
+            (work := Path(part, "work")).mkdir()  # of usual permissions, unlike its parent
+            yield work
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise OSError(
+            error.errno,
+            f"{target} could not be written: the disk or quota is full ({error.strerror}; "
+            f"{shutil.disk_usage(target.parent).free / 1e6:.0f} MB free). Make room and run again, "
+            "or choose another folder; nothing half-made is left",
+        ) from error
+
+
+def finish(made, target):
+    """Give the folder `made` its name `target`, and only then is it trusted; the first one wins."""
+    try:
+        os.rename(made, target)
+    except OSError:
+        if not target.is_dir():
+            raise
+
+
+def fetch(name, data_home):
+    """The folder of a dataset below `data_home`, downloaded whole or not at all."""
+    source, target = DATASETS[name], Path(data_home).absolute() / DATASETS[name].folder
+    check = _check_grocery if name == "grocery" else lambda folder: None
+    if target.is_dir():
+        try:
+            check(target)
+        except ValueError as error:
+            raise ValueError(f"{target} is incomplete: {error}. Delete it and run again") from error
+        return target
+    try:
+        with workshop(target) as work:
+            _unpack(_download(source, work), work / "all")
+            if source.nested:
+                _unpack(work / "all" / source.nested, work / "all")
+            if not (work / "all" / source.inside).is_dir():
+                raise ValueError(f"the archive holds no {source.inside}")
+            check(work / "all" / source.inside)
+            finish(work / "all" / source.inside, target)
+    except Exception as error:
+        raise FileNotFoundError(
+            f"{name}: {source.address} could not be had: {error}. Nothing half-made is left. Run "
+            f"again, or put the dataset into {target}, or set SIAMESE_DATA_HOME to the folder that "
+            f"holds {target.name}/, or do without a network: SIAMESE_DATASET=toys"
+        ) from error
+    return target
+
+
+def _download(source, folder):
+    """The file behind a source's address, in `folder`, by Keras; once more if the line is cut."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT)  # Keras has none of its own
+    try:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                path = keras.utils.get_file(
+                    "archive", source.address, file_hash=source.sha256, hash_algorithm="sha256",
+                    cache_dir=folder, cache_subdir="",
+                )  # fmt: skip
+                break
+            except ValueError as error:  # the hash; or Keras 3.10's, for a file of no bytes
+                if not (folder / "archive").is_file():
+                    raise ValueError(f"an empty file came ({error})") from error
+                _refuse_web_page(folder / "archive")
+                raise ValueError(
+                    f"the file's sha256 is not {source.sha256}: it was changed or damaged"
+                ) from error
+            except Exception as error:
+                answered = isinstance(error.__context__, urllib.error.HTTPError)  # as with 404
+                if answered or getattr(error, "errno", None) in FULL or attempt == ATTEMPTS:
+                    raise
+                print(f"{error}: trying again")
+    finally:
+        socket.setdefaulttimeout(before)
+    _refuse_web_page(Path(path))
+    return Path(path)
+
+
+def _refuse_web_page(path):
+    with open(path, "rb") as file:
+        if file.read(200).lstrip().startswith(b"<"):
+            raise ValueError(
+                "a web page came instead of the archive (a login, a notice, a moved file): open "
+                "the address in a browser"
+            )
+
+
+def _unpack(archive, folder):
+    """Unpack a zip or tar into `folder`; ValueError for one that is damaged or would leave it."""
+
+    def refuse(name, is_link=False):
+        path = PurePosixPath(name.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts or name[1:2] == ":" or is_link:
+            raise ValueError(f"the archive is unsafe: entry {name!r} leaves the folder")
+
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as content:
+                for entry in content.infolist():
+                    refuse(entry.filename, stat.S_ISLNK(entry.external_attr >> 16))
+                content.extractall(folder)  # checks the sums
+        else:
+            with tarfile.open(archive) as content:
+                for entry in content:
+                    refuse(entry.name)
+                content.extractall(folder, filter="data")  # refuses links that lead out
+    except tarfile.FilterError as error:
+        raise ValueError(f"the archive is unsafe: {error}") from error
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"the archive is damaged: {error or type(error).__name__}") from error
+
+
+def _check_grocery(folder):
+    for name, lines in GROCERY_LINES.items():
+        path = folder / name
+        found = len(path.read_text("utf-8").splitlines()) if path.is_file() else 0
+        if found != lines:
+            raise ValueError(f"{name} has {found} lines, not {lines}")
