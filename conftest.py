@@ -27,6 +27,22 @@ def pytest_runtest_makereport(item, call):
     return report
 
 
+tried = {"odd_image": 0, "odd_dataset": 0, "fault": 0}  # counted when such a test passes
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logreport(report):
+    for marker in tried:
+        tried[marker] += report.passed and report.when == "call" and marker in report.keywords
+
+
+def pytest_terminal_summary(terminalreporter):
+    terminalreporter.write_line(
+        f"passed with {tried['odd_image']} odd images, {tried['odd_dataset']} odd datasets and "
+        f"{tried['fault']} faults"
+    )
+
+
 def pytest_runtest_setup(item):
     if is_cell(item) and item.parent.nodeid in failed_notebooks:
         pytest.skip("an earlier cell of this notebook failed")

@@ -44,7 +44,8 @@ with _quiet_start():
 
     GPUS = tf.config.list_physical_devices("GPU")
 
-from image_data import ROOT, ImageDataset, decode_image, load_images  # noqa: E402, F401
+# what notebooks use of the modules below this one, under one name
+from image_data import DATASETS, ROOT, ImageDataset, decode_image, load_images, printable  # noqa
 
 register = keras.saving.register_keras_serializable(package="siamese_utils")
 
@@ -52,7 +53,7 @@ register = keras.saving.register_keras_serializable(package="siamese_utils")
 
 VARIABLES = {  # name: what it chooses
     "SIAMESE_PRESET": "quick (no download, CPU) or full (ImageNet weights, photographs, GPU)",
-    "SIAMESE_DATASET": "toys (embedded), grocery, or a folder of images",
+    "SIAMESE_DATASET": "toys (embedded), grocery, caltech101, lfw, or a folder of images",
     "SIAMESE_WEIGHTS": "imagenet, none, or a weights file for ResNet50 without its top",
     "SIAMESE_BACKBONE": "ResNet50, or a .keras file that maps RGB 0..255 to a feature map",
     "SIAMESE_HEAD": "specified (flatten, Dense 512-256-256), slim (average, BatchNorm, Dense 256)",
@@ -136,7 +137,7 @@ def read_config(**overrides):
     preset = get("preset", "full" if GPUS else "quick")
     quick = _one_of("SIAMESE_PRESET", preset, ("quick", "full")) == "quick"
     dataset = get("dataset", "toys" if quick else "grocery")
-    dataset = _one_of("SIAMESE_DATASET", dataset, ("toys", "grocery"), "/")
+    dataset = _one_of("SIAMESE_DATASET", dataset, tuple(DATASETS), "/")
     weights = get("weights", "none" if quick else "imagenet")
     backbone = get("backbone", "ResNet50")
     return Config(

@@ -41,7 +41,7 @@ def test_variables_and_keywords(monkeypatch, tmp_path):
     "name, value, valid",
     [
         ("PRESET", "fast", "quick | full"),
-        ("DATASET", "toyz", "toys | grocery | an existing folder"),
+        ("DATASET", "toyz", "toys | grocery | caltech101 | lfw | an existing folder"),
         ("WEIGHTS", "imagenet21k", "imagenet | none | an existing .h5 file"),
         ("BACKBONE", "VGG16", "ResNet50 | an existing .keras file"),
         ("SIZE", "big", "positive whole number"),
