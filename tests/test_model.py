@@ -253,6 +253,23 @@ def test_augmentation_keeps_shape_and_range():
     assert seen.std() > 20, "still a picture"
 
 
+def test_random_crops_are_parts_of_the_image_or_of_its_mirror_image():
+    ramp = np.arange(16, dtype=np.float32)  # columns tell where a pixel comes from
+    images = np.tile(ramp[None, None, :, None], (200, 16, 1, 3))
+    whole = su.RandomCropResize(area=1, aspect=1, seed=0)
+    found = whole(images, training=True).numpy()
+    mirrored = (found[:, 0, 0, 0] > 8).mean()
+    assert 0.35 < mirrored < 0.65
+    np.testing.assert_allclose(
+        found[0, 0, :, 0], ramp[:: -1 if found[0, 0, 0, 0] else 1], atol=1e-4
+    )
+    part = su.RandomCropResize(area=0.25, aspect=1, seed=0)(images, training=True).numpy()
+    width = abs(part[:, 0, -1, 0] - part[:, 0, 0, 0]) / 15
+    assert width.min() < 0.6 and width.max() > 0.9 and (width > 0.49).all()
+    assert part.min() >= 0 and part.max() <= 15
+    assert (whole(images).numpy() == images).all(), "only in training"
+
+
 def test_trunk_overflow_in_float16_is_an_error(tmp_path):
     trunk = keras.Sequential([keras.Input((2, 2, 3)), keras.layers.Rescaling(1e6)])
     with pytest.raises(ValueError, match="float32"):
