@@ -131,6 +131,9 @@ READ = {  # what: (file name, content, the four colours)
 for turn in range(2, 9):
     photo = encoded(turned(turn), "JPEG", exif=exif(turn), quality=95)
     READ[f"phone photo, orientation {turn}"] = (f"IMG_{turn}.jpg", photo, COLORS)
+for what, tags in (("garbage", b"garbage"), ("a cut", b"MM\0*\0\0\0\x08\xff\xff\x01\x12")):
+    photo = encoded(PICTURE, "JPEG", exif=b"Exif\0\0" + tags, quality=95)
+    READ[f"photo with {what} EXIF"] = ("IMG_9.jpg", photo, COLORS)
 for kind in ("PNG", "TIFF"):
     READ[f"{kind} with orientation"] = (
         f"turned.{kind.lower()}", encoded(turned(6), kind, exif=exif(6)), COLORS,
