@@ -404,13 +404,15 @@ def _explain(path, error):
     if isinstance(error, Image.DecompressionBombError):
         return "too many pixels (a decompression bomb?)", "save it smaller"
     if isinstance(error, UnidentifiedImageError):
-        with open(path, "rb") as file:
+        head = b"?"
+        with contextlib.suppress(OSError), open(path, "rb") as file:
             head = file.read(16)
+        brand = head[8:12] if head[4:8] == b"ftyp" else b""
         if not head:
             return "an empty file", "restore or delete it"
-        if head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis"):
+        if brand in (b"avif", b"avis"):
             return "AVIF, and this Pillow has no decoder", "pip install --upgrade pillow"
-        if head[4:8] == b"ftyp" and head[8:11] in (b"hei", b"hev", b"mif", b"msf"):
+        if brand[:3] in (b"hei", b"hev", b"mif", b"msf"):
             return (
                 "HEIC, and no decoder is installed",
                 "pip install pillow-heif, or save it as JPEG",

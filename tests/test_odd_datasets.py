@@ -101,18 +101,21 @@ def test_an_empty_class_is_listed(folder):
 
 
 @odd
-def test_a_class_with_one_image_is_in_the_gallery_and_never_an_anchor(folder):
-    fill(folder, single=1, **{f"c{i}": 5 for i in range(9)})
+def test_classes_with_one_image_are_in_the_gallery_and_never_an_anchor(folder):
+    fill(folder, **{f"single{i}": 1 for i in range(8)}, **{f"c{i}": 5 for i in range(9)})
     data = load(folder)
-    [warning] = found(data.warnings, "only training image of its class.*never an anchor")
-    assert warning["path"] == str(folder / "single" / "0.png")
-    i = data.paths.index(warning["path"])
-    assert data.splits[i] == "train" and i in data.gallery, "not held out: it would be lost there"
+    warnings = found(data.warnings, "only training image of its class.*never an anchor")
+    assert [w["path"] for w in warnings] == [str(folder / f"single{i}" / "0.png") for i in range(8)]
+    singles = [data.paths.index(warning["path"]) for warning in warnings]
+    assert set(data.splits[singles]) == {"train"}, "not held out: they would be lost there"
+    assert (
+        set(singles) <= set(data.gallery) and len(np.unique(data.labels[data.where("unseen")])) == 2
+    )
     train = data.where("train")
     triplets = train[su.random_triplets(data.labels[train], 500)]
-    assert i not in triplets[:, :2] and i in triplets[:, 2]
+    assert not np.isin(triplets[:, :2], singles).any() and np.isin(triplets[:, 2], singles).any()
     batches = train[su.pk_batches(data.labels[train], *su.batch_shape(data.labels[train]))]
-    assert i not in batches
+    assert not np.isin(batches, singles).any()
 
 
 @odd

@@ -44,7 +44,7 @@ def exif(orientation):
 
 
 def turned(orientation):
-    """The picture as a camera stores it that was held so; None: no such method, as it is."""
+    """The picture as a camera that was held so stores it."""
     undo = {
         2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE",
         6: "ROTATE_90", 7: "TRANSVERSE", 8: "ROTATE_270",
@@ -83,7 +83,7 @@ CLEAR_PALETTE.info["transparency"] = bytes(  # the colours of the left half are 
 )
 DEEP = np.asarray(PICTURE.convert("L")).astype(np.uint16) * 257
 OTHER = Image.new("RGB", (64, 48), "black")
-BLACK, HALVES = np.zeros((2, 2, 3)), np.uint8([[[0] * 3] * 2, [[255] * 3] * 2])
+HALVES = np.uint8([[[0] * 3] * 2, [[255] * 3] * 2])
 
 READ = {  # what: (file name, content, the four colours)
     "jpeg": ("a.jpg", JPEG, COLORS),
@@ -131,6 +131,9 @@ READ = {  # what: (file name, content, the four colours)
 for turn in range(2, 9):
     photo = encoded(turned(turn), "JPEG", exif=exif(turn), quality=95)
     READ[f"phone photo, orientation {turn}"] = (f"IMG_{turn}.jpg", photo, COLORS)
+for what, tags in (("garbage", b"garbage"), ("a cut", b"MM\0*\0\0\0\x08\xff\xff\x01\x12")):
+    photo = encoded(PICTURE, "JPEG", exif=b"Exif\0\0" + tags, quality=95)
+    READ[f"photo with {what} EXIF"] = ("IMG_9.jpg", photo, COLORS)
 for kind in ("PNG", "TIFF"):
     READ[f"{kind} with orientation"] = (
         f"turned.{kind.lower()}", encoded(turned(6), kind, exif=exif(6)), COLORS,
