@@ -27,20 +27,15 @@ def pytest_runtest_makereport(item, call):
     return report
 
 
-tried = {"odd_image": 0, "odd_dataset": 0, "fault": 0}  # counted when such a test passes
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_runtest_logreport(report):
-    for marker in tried:
-        tried[marker] += report.passed and report.when == "call" and marker in report.keywords
+TRIED = {"odd_image": "odd images", "odd_dataset": "odd datasets", "fault": "faults"}
 
 
 def pytest_terminal_summary(terminalreporter):
-    terminalreporter.write_line(
-        f"passed with {tried['odd_image']} odd images, {tried['odd_dataset']} odd datasets and "
-        f"{tried['fault']} faults"
-    )
+    passed = [r for r in terminalreporter.stats.get("passed", []) if r.when == "call"]
+    counts = {what: sum(mark in r.keywords for r in passed) for mark, what in TRIED.items()}
+    if any(counts.values()):
+        line = ", ".join(f"{count} {what}" for what, count in counts.items())
+        terminalreporter.write_line(f"tried and passed: {line}")
 
 
 def pytest_runtest_setup(item):

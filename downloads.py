@@ -43,7 +43,7 @@ _COMMIT = "fc80ba90f803d79d0383df52c5a4ac5de99ff6fc"
 DATASETS = {
     "toys": Source("MIT", "drawn, no download", 3424, 116, "toys.py"),
     "grocery": Source(
-        "MIT", "100 MB", 5502, 81,
+        "MIT", "GitHub does not say", 5502, 81,
         f"https://github.com/marcusklasson/GroceryStoreDataset/archive/{_COMMIT}.zip",
         None, "grocery_store", "", f"GroceryStoreDataset-{_COMMIT}/dataset",
     ),
@@ -167,6 +167,7 @@ def _refuse_web_page(path):
 
 def _unpack(archive, folder):
     """Unpack a zip or tar into `folder`; ValueError for one that is damaged or would leave it."""
+    filtered = hasattr(tarfile, "data_filter")
 
     def refuse(name, is_link=False):
         path = PurePosixPath(name.replace("\\", "/"))
@@ -182,9 +183,10 @@ def _unpack(archive, folder):
         else:
             with tarfile.open(archive) as content:
                 for entry in content:
-                    refuse(entry.name)
-                content.extractall(folder, filter="data")  # refuses links that lead out
-    except tarfile.FilterError as error:
+                    refuse(entry.name, not filtered and not (entry.isfile() or entry.isdir()))
+                # the filter refuses links that lead out; Python has it from 3.11.4 on
+                content.extractall(folder, **({"filter": "data"} if filtered else {}))
+    except getattr(tarfile, "FilterError", ()) as error:
         raise ValueError(f"the archive is unsafe: {error}") from error
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"the archive is damaged: {error or type(error).__name__}") from error

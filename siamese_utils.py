@@ -279,10 +279,13 @@ def pk_batches(labels, classes=16, images=4, seed=42, steps=None, views=1):
     values, counts = np.unique(labels, return_counts=True)
     usable = values[counts >= images]
     if len(usable) < classes:
+        largest = int(np.sort(counts)[::-1][classes - 1]) if len(counts) >= classes else 0
+        working = [f"P = {len(usable)}"] * (len(usable) > 1)
+        working += [f"a K of at most {largest}"] * (largest > 1)
         raise ValueError(
             f"P x K = {classes} x {images}: {len(usable)} of {len(values)} have them; the largest "
-            f"class has {counts.max(initial=0)} images. Try P = {len(usable)} or a K of at most "
-            f"{np.sort(counts)[::-1][classes - 1] if len(counts) >= classes else 0}"
+            f"class has {counts.max(initial=0)} images. "
+            + (f"Try {' or '.join(working)}" if working else "Add images, or classes")
         )
     members = {label: np.flatnonzero(labels == label) for label in usable}
     batches = []
