@@ -201,7 +201,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _write(self):
         self.state |= {"facts": self.facts, "random": _random_state()}
-        arrays = {f"v{i}": keras.ops.convert_to_numpy(v) for i, v in enumerate(self.variables)}
+        arrays = {f"v{i}": v.numpy() for i, v in enumerate(self.variables)}
         with whole_file(self.files[0]) as part:
             np.savez(part, state=json.dumps(self.state), **arrays)
             if self.last == self.files[0]:  # a damaged one must not displace the good one
@@ -238,12 +238,13 @@ class Checkpoint(keras.callbacks.Callback):
 
 
 class Guard(keras.callbacks.Callback):
-    """Stops a `SiameseModel`'s `fit` at a loss that is no number; warns of a collapsed embedding.
+    """Stops a `SiameseModel`'s `fit` where numbers go wrong; warns of a collapsed embedding.
 
-    Raises FloatingPointError at the first step after which the loss or a weight of the last layer
-    is NaN or infinite, naming step, epoch and learning rate. Warns (RuntimeWarning, once a `fit`)
-    when at the end of two epochs in a row all distances are below a tenth of the margin: then the
-    loss sits at the margin, or semi-hard mining finds no triplet at all. Place it first.
+    Raises FloatingPointError, naming step, epoch and learning rate, after the first step with a
+    loss or a weight of the last layer that is NaN or infinite; after an epoch, with any such
+    weight: a ReLU swallows NaN, so the loss may look well. Warns (RuntimeWarning, once a `fit`)
+    when after two epochs in a row the mean distances are below a tenth of the margin: then the
+    loss sits at the margin, or (semi-hard) no triplet is found and it is 0. Place it first.
     Explained in notebook 04, "Has the embedding collapsed?".
     """
 
@@ -254,16 +255,22 @@ class Guard(keras.callbacks.Callback):
         self.epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
-        weights = keras.ops.convert_to_numpy(self.model.trainable_weights[-1])
-        if math.isfinite(logs["loss"]) and np.isfinite(weights).all():
-            return
-        raise FloatingPointError(
-            f"loss {logs['loss']} at step {batch + 1} of epoch {self.epoch + 1}, at learning rate "
-            f"{float(self.model.optimizer.learning_rate):.3g}. Lower the rate (try a tenth), clip "
-            "the gradients (clipnorm=1), or look for images that are not finite"
-        )
+        self.step = batch
+        self._check(logs["loss"], self.model.trainable_weights[-1:])
+
+    def _check(self, loss, weights):
+        bad = [w.path for w in weights if not np.isfinite(w.numpy()).all()]
+        if bad or not math.isfinite(loss):
+            raise FloatingPointError(
+                f"numbers went wrong at step {self.step + 1} of epoch {self.epoch + 1}, at "
+                f"learning rate {float(self.model.optimizer.learning_rate):.3g}: loss {loss}"
+                + (f", NaN or infinity in {', '.join(bad)}" if bad else "")
+                + ". Lower the rate (try a tenth), clip the gradients (clipnorm=1), or look for "
+                "images that are not finite"
+            )
 
     def on_epoch_end(self, epoch, logs=None):
+        self._check(logs["loss"], self.model.trainable_weights)
         small = max(logs["d_ap"], logs["d_an"]) < 0.1 * self.model.margin
         self.near_zero = self.near_zero + 1 if small else 0
         if self.near_zero == 2 and not self.warned:

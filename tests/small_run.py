@@ -47,20 +47,24 @@ def kill_at(point, name, count):
     zipfile.ZipFile.open = watched
 
 
-def build(seed=1):
-    """(model, batches): a compiled SiameseModel with BatchNorm and Dropout over 48 small images."""
+def embedding():
+    """Images (16, 16, 3) to unit vectors of 8 numbers, with BatchNorm and Dropout."""
+    image = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(16, 3, strides=2, activation="relu")(image)
+    x = keras.layers.Dense(64, activation="relu")(keras.layers.Flatten()(x))
+    x = keras.layers.Dropout(0.3)(keras.layers.BatchNormalization()(x))
+    return keras.Model(image, keras.layers.UnitNormalization()(keras.layers.Dense(8)(x)))
+
+
+def build(seed=1, mining="semi-hard", rate=3e-3):
+    """(model, batches): a compiled SiameseModel and 48 images of 8 classes, the same weights for
+    the same seed."""
     keras.utils.set_random_seed(seed)
-    images = np.random.default_rng(0).normal(size=(48, 12)) + LABELS[:, None] / 8
-    x = keras.Input((12,))
-    y = keras.layers.Dense(32, activation="relu")(x)
-    y = keras.layers.BatchNormalization()(y)
-    y = keras.layers.Dropout(0.3)(y)
-    y = keras.layers.UnitNormalization()(keras.layers.Dense(8)(y))
-    batches = su.IndexBatches(
-        np.float32(images), LABELS, lambda epoch: su.pk_batches(LABELS, 4, 3, (seed, epoch))
-    )
-    model = su.SiameseModel(keras.Model(x, y), margin=0.5, mining="semi-hard")
-    schedule = keras.optimizers.schedules.CosineDecay(3e-3, EPOCHS * len(batches))
+    images = np.random.default_rng(0).normal(size=(48, 16, 16, 3)) + LABELS[:, None, None, None] / 8
+    sample = lambda epoch: su.pk_batches(LABELS, 4, 3, (seed, epoch))  # noqa: E731
+    batches = su.IndexBatches(np.float32(images), LABELS, sample)
+    model = su.SiameseModel(embedding(), margin=0.5, mining=mining)
+    schedule = keras.optimizers.schedules.CosineDecay(rate, EPOCHS * len(batches))
     model.compile(keras.optimizers.AdamW(schedule))
     return model, batches
 
@@ -91,5 +95,5 @@ if __name__ == "__main__":
     elif point:
         kill_at(point[0], point[1], int(point[2]))
     model, history = fit(folder, int(seed), callbacks)
-    images = model.embedding(np.random.default_rng(5).normal(size=(64, 12)).astype("float32"))
-    np.savez(out, embeddings=images, **history)
+    embeddings = su.embed(model.embedding, build()[1].images)
+    np.savez(out, embeddings=embeddings, **history)

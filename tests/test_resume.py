@@ -157,7 +157,7 @@ def test_whatever_byte_is_changed_no_damaged_state_is_used(interrupted, capsys):
 
     def restored():
         epoch = checkpoint.restore(model)
-        return epoch, [keras.ops.convert_to_numpy(v) for v in checkpoint.variables]
+        return epoch, [v.numpy() for v in checkpoint.variables]
 
     file = interrupted / "checkpoint.npz"
     raw, good = file.read_bytes(), {2: restored()[1]}
