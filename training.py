@@ -56,26 +56,26 @@ def save_model(model, path):
         model.save(part)
 
 
-_held = {}  # lock file -> the open file that holds it; the system lets go when the process ends
+_held = {}  # lock file -> the open file that holds it
 
 
 def lock_folder(folder):
-    """Hold `folder` for this process, until `unlock_folder` or the end of the process, however.
+    """Hold `folder` for this process until `unlock_folder`, or until the process ends, however.
 
-    Raises RuntimeError, with the other's process number, if another process holds it. A lock of
-    the system, not the mere existence of a file: a killed process leaves none. It is known on this
-    machine only, not to another one that mounts the folder too.
+    Raises RuntimeError, with its number, if another process holds it. It is a lock of the system,
+    not the mere existence of a file, so a killed process leaves none; another machine that mounts
+    the folder too does not see it.
     """
     path = (Path(folder) / "training.lock").resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     if path in _held:
         return
-    file = open(path, "a+")  # noqa: SIM115  stays open as long as the lock is held
+    file = open(path, "a+b")  # noqa: SIM115  open as long as the lock is held
     try:
         if os.name == "nt":
             import msvcrt
 
-            file.seek(2**20)  # what is locked cannot be read, and others shall read the number
+            file.seek(2**20)  # what is locked cannot be read, and the number shall be
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         else:
             import fcntl
@@ -83,20 +83,22 @@ def lock_folder(folder):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError) as error:
         file.seek(0)
-        owner = file.read().strip() or "unknown"
+        owner = file.read().decode() or "unknown"
         file.close()
         raise RuntimeError(
             f"process {owner} is training in {path.parent}. Wait for it, or shut down its kernel; "
             "or set SIAMESE_RUNS to another folder"
         ) from error
+    except OSError as error:  # some network drives have no locks
+        print(f"{path.parent} cannot be locked ({error}): let no other notebook train in it")
     file.truncate(0)
-    file.write(str(os.getpid()))
+    file.write(b"%d" % os.getpid())
     file.flush()
     _held[path] = file
 
 
 def unlock_folder(folder):
-    """Let go of what `lock_folder` holds; the file stays, empty of meaning."""
+    """Let go of `folder`. The lock file stays: removing it would race with one who opens it."""
     if file := _held.pop((Path(folder) / "training.lock").resolve(), None):
         file.close()
 
@@ -215,7 +217,8 @@ class Checkpoint(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         if self.state is None:
             raise RuntimeError("pass initial_epoch=checkpoint.restore(model) to fit")
-        self.model.history.history.update(self.state["history"])
+        past = {name: list(values) for name, values in self.state["history"].items()}
+        self.model.history.history.update(past)
         self.batches.set_epoch(self.state["epoch"])
         if self.last:
             _set_random_state(self.state["random"])
@@ -223,9 +226,9 @@ class Checkpoint(keras.callbacks.Callback):
             self._write()  # a full disk shows now, not after the first epoch
 
     def on_epoch_end(self, epoch, logs=None):
-        history = self.state["history"]
-        past = {name: [*history.get(name, []), float(value)] for name, value in logs.items()}
-        self.state |= {"epoch": epoch + 1, "history": past}
+        self.state["epoch"] = epoch + 1
+        for name, value in logs.items():
+            self.state["history"].setdefault(name, []).append(float(value))
         self._write()
 
     def on_train_end(self, logs=None):

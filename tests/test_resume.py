@@ -185,6 +185,7 @@ def test_a_damaged_last_checkpoint_leaves_the_one_before_and_the_same_result(
     if content == "half":
         with pytest.raises(KeyboardInterrupt):  # and what is damaged displaces nothing
             small_run.fit(interrupted, callbacks=[stop_in(3)])
+        assert zipfile.is_zipfile(interrupted / "checkpoint-before.npz")
         assert small_run.fit(interrupted)[1] == expected
 
 
