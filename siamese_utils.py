@@ -319,8 +319,8 @@ class IndexBatches(keras.utils.PyDataset):
 
     def __init__(self, images, labels, sample):
         super().__init__()
-        self.images, self.labels, self.sample, self.epoch = images, labels, sample, 0
-        self.batches = sample(0)
+        self.images, self.labels, self.sample = images, labels, sample
+        self.set_epoch(0)
 
     def __len__(self):
         return len(self.batches)
@@ -331,9 +331,11 @@ class IndexBatches(keras.utils.PyDataset):
             return np.float32(self.images[index]), self.labels[index]
         return (tuple(np.float32(self.images[column]) for column in index.T),)
 
+    def set_epoch(self, epoch):
+        self.epoch, self.batches = epoch, self.sample(epoch)
+
     def on_epoch_end(self):
-        self.epoch += 1
-        self.batches = self.sample(self.epoch)
+        self.set_epoch(self.epoch + 1)
 
 
 # ----------------------------------------------------------------------------------------- 3 models
@@ -858,6 +860,9 @@ class LiveLossPlot(keras.callbacks.Callback):
         self.title, self.history, self.figure, self.handle, self.drawn = title, {}, None, None, 0.0
         wanted = os.environ.get("SIAMESE_LIVE", "1") != "0" if live is None else live
         self.live = wanted and "ipykernel" in sys.modules
+
+    def on_train_begin(self, logs=None):  # a resumed training brings its first epochs along
+        self.history = {name: list(v) for name, v in self.model.history.history.items()}
 
     def on_epoch_end(self, epoch, logs=None):
         for name, value in (logs or {}).items():

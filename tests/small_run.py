@@ -1,0 +1,99 @@
+"""A small training in a process of its own, which can be killed: what the tests of training start.
+
+    python small_run.py FOLDER OUT SEED [POINT NAME COUNT]
+
+Trains in FOLDER with checkpoints and writes loss curve and embeddings to OUT. With a point it ends
+itself by SIGKILL before the COUNT-th time that this happens: "os.rename" or "os.remove" of a file
+called NAME, or "write" of the array NAME into a checkpoint. "wait - COUNT" halts at that step.
+"""
+
+import os
+import signal
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import siamese_utils as su  # noqa: I001
+import keras
+import numpy as np
+import training
+
+EPOCHS = 6
+LABELS = np.repeat(np.arange(8), 6)
+
+
+def kill():
+    os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))  # no cleanup on any system
+
+
+def kill_at(point, name, count):
+    """Kill this process at the `count`-th `point` on `name`: see above."""
+    left = iter(range(count - 1, -1, -1))
+
+    def hook(happening, arguments):  # Python reports each rename and removal to it
+        if happening == point and str(arguments[0]).endswith(name) and next(left) == 0:
+            kill()
+
+    sys.addaudithook(hook)
+    opened = zipfile.ZipFile.open
+
+    def watched(file, member, mode="r", **options):  # np.savez opens each array to write it
+        if mode == "w":
+            hook("write", [member])
+        return opened(file, member, mode, **options)
+
+    zipfile.ZipFile.open = watched
+
+
+def embedding():
+    """Images (16, 16, 3) to unit vectors of 8 numbers, with BatchNorm and Dropout."""
+    image = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(16, 3, strides=2, activation="relu")(image)
+    x = keras.layers.Dense(64, activation="relu")(keras.layers.Flatten()(x))
+    x = keras.layers.Dropout(0.3)(keras.layers.BatchNormalization()(x))
+    return keras.Model(image, keras.layers.UnitNormalization()(keras.layers.Dense(8)(x)))
+
+
+def build(seed=1, mining="semi-hard", rate=3e-3):
+    """(model, batches): a compiled SiameseModel and 48 images of 8 classes, the same weights for
+    the same seed."""
+    keras.utils.set_random_seed(seed)
+    images = np.random.default_rng(0).normal(size=(48, 16, 16, 3)) + LABELS[:, None, None, None] / 8
+    sample = lambda epoch: su.pk_batches(LABELS, 4, 3, (seed, epoch))  # noqa: E731
+    batches = su.IndexBatches(np.float32(images), LABELS, sample)
+    model = su.SiameseModel(embedding(), margin=0.5, mining=mining)
+    schedule = keras.optimizers.schedules.CosineDecay(rate, EPOCHS * len(batches))
+    model.compile(keras.optimizers.AdamW(schedule))
+    return model, batches
+
+
+def fit(folder, seed=1, callbacks=(), epochs=EPOCHS, **options):
+    """Train in `folder` as the notebook does; returns the model and its history."""
+    model, batches = build(seed)
+    checkpoint = training.Checkpoint(folder, batches, {"seed": seed}, **options)
+    plot = su.LiveLossPlot()
+    history = model.fit(
+        batches,
+        epochs=epochs,
+        verbose=0,
+        initial_epoch=checkpoint.restore(model),
+        callbacks=[training.Guard(), *callbacks, checkpoint, plot],
+    ).history
+    assert plot.history == history, "the live plot shows the whole curve"
+    return model, history
+
+
+if __name__ == "__main__":
+    folder, out, seed, *point = sys.argv[1:]
+    callbacks = []
+    if point[:1] == ["wait"]:
+        left = iter(range(int(point[2]) - 1, -1, -1))
+        wait = lambda *_, **__: next(left) == 0 and time.sleep(600)  # noqa: E731
+        callbacks = [keras.callbacks.LambdaCallback(on_train_batch_end=wait)]
+    elif point:
+        kill_at(point[0], point[1], int(point[2]))
+    model, history = fit(folder, int(seed), callbacks)
+    embeddings = su.embed(model.embedding, build()[1].images)
+    np.savez(out, embeddings=embeddings, **history)

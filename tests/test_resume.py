@@ -1,0 +1,304 @@
+"""Training survives: processes really killed, files really damaged, disks really full."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+import small_run
+
+import training
+
+
+@pytest.fixture
+def launch():
+    """Starts small_run.py with these words; what still runs after the test is killed."""
+    children = []
+
+    def start(*words):
+        command = [sys.executable, small_run.__file__, *map(str, words)]
+        children.append(subprocess.Popen(command, stdout=-1, stderr=-1, text=True))
+        return children[-1]
+
+    yield start
+    for child in children:
+        if child.poll() is None:
+            child.kill()
+            child.communicate()
+
+
+def finish(child, killed=False):
+    """What the child printed; an error if it ended otherwise than it should."""
+    printed, errors = child.communicate(timeout=120)
+    assert (child.returncode != 0) == killed, errors
+    return printed
+
+
+@pytest.mark.fault(4)  # that many faults
+def test_killed_again_and_again_the_result_is_bit_equal(tmp_path, launch):
+    straight = launch(tmp_path / "straight", tmp_path / "straight.npz", 1)
+    folder, out = tmp_path / "run", tmp_path / "resumed.npz"
+
+    child = launch(folder, out, 1, "wait", "-", 6)  # in the middle of the second epoch
+    while child.poll() is None and not (folder / "checkpoint-before.npz").exists():
+        time.sleep(0.01)
+    with pytest.raises(RuntimeError, match=f"process {child.pid} is training in .*SIAMESE_RUNS"):
+        training.lock_folder(folder)  # a second process is refused ...
+    child.kill()  # SIGKILL from outside
+    finish(child, killed=True)
+    training.lock_folder(folder)  # ... until the first is dead: a killed one leaves no lock
+    training.lock_folder(folder)  # and a process may come again
+    training.unlock_folder(folder)
+
+    written = launch(folder, out, 1, "write", "v9.npy", 2)
+    assert "going on after epoch 1" in finish(written, killed=True)
+    (part,) = folder.glob("*.part.npz")
+    assert part.stat().st_size and not zipfile.is_zipfile(part), "cut in the middle"
+
+    between = launch(folder, out, 1, "os.rename", ".part.npz", 2)  # the old one is moved away
+    assert "going on after epoch 2" in finish(between, killed=True)
+    assert not (folder / "checkpoint.npz").exists()
+
+    at_the_end = launch(
+        folder, out, 1, "os.remove", "checkpoint.npz", 1
+    )  # of two files one is gone
+    assert "checkpoint-before.npz" in finish(at_the_end, killed=True)
+    assert "going on after epoch 6" in finish(launch(folder, out, 1))
+    assert [path.name for path in folder.iterdir()] == ["training.lock"], "nothing else stays"
+
+    finish(straight)
+    with np.load(tmp_path / "straight.npz") as one, np.load(out) as two:
+        assert one.files == two.files and len(one["loss"]) == small_run.EPOCHS
+        for name in one.files:
+            np.testing.assert_array_equal(one[name], two[name], err_msg=name)
+
+
+# ---------------------------------------------------------------- in this process: small and fast
+
+
+def stop_in(epoch):
+    """A callback that interrupts as the stop button does, at the start of that epoch (from 1)."""
+
+    def stop(now, logs):
+        if now == epoch - 1:
+            raise KeyboardInterrupt
+
+    return keras.callbacks.LambdaCallback(on_epoch_begin=stop)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A folder with the checkpoints of epochs 2 and 1, and what a whole training gives."""
+    folder = tmp_path_factory.mktemp("stopped") / "run"
+    with pytest.raises(KeyboardInterrupt):
+        small_run.fit(folder, callbacks=[stop_in(3)])
+    model, history = small_run.fit(folder / "straight")
+    return folder, model.get_weights(), history
+
+
+@pytest.fixture
+def interrupted(stopped, tmp_path):
+    """A copy of that folder."""
+    return shutil.copytree(stopped[0], tmp_path / "run")
+
+
+@pytest.fixture
+def expected(stopped):
+    """The history of a whole training, in one go."""
+    return stopped[2]
+
+
+def restore(folder, seed=1, change=None, **options):
+    """The epoch that a new model of that seed, changed by `change`, finds in `folder`."""
+    model, batches = small_run.build(seed)
+    if change:
+        change(model, batches)
+    return training.Checkpoint(folder, batches, {"seed": seed}, **options).restore(model)
+
+
+def equal(one, two):
+    return all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def test_a_stopped_training_goes_on_and_a_finished_one_starts_again(interrupted, stopped, capsys):
+    for goes_on in (True, False):
+        model, history = small_run.fit(interrupted)
+        assert history == stopped[2] and equal(model.get_weights(), stopped[1])
+        assert ("going on after epoch 2" in capsys.readouterr().out) is goes_on
+
+
+def test_the_same_cell_again_in_the_same_kernel(tmp_path, expected):
+    model, batches = small_run.build()
+    checkpoint = training.Checkpoint(tmp_path, batches, {"seed": 1})
+    for callbacks in ([stop_in(1)], [stop_in(4)], []):
+        with contextlib.suppress(KeyboardInterrupt):
+            done = checkpoint.restore(model)
+            options = {"epochs": small_run.EPOCHS, "initial_epoch": done, "verbose": 0}
+            history = model.fit(batches, callbacks=[*callbacks, checkpoint], **options).history
+    assert history == expected
+
+
+def test_forgetting_to_restore_is_an_error(tmp_path):
+    model, batches = small_run.build()
+    with pytest.raises(RuntimeError, match=r"initial_epoch=checkpoint\.restore"):
+        model.fit(batches, callbacks=[training.Checkpoint(tmp_path, batches, {})], verbose=0)
+
+
+@pytest.mark.fault(80)
+def test_whatever_byte_is_changed_no_damaged_state_is_used(interrupted, capsys):
+    model, batches = small_run.build()
+    checkpoint = training.Checkpoint(interrupted, batches, {"seed": 1})
+
+    def restored():
+        epoch = checkpoint.restore(model)
+        return epoch, [v.numpy() for v in checkpoint.variables]
+
+    file = interrupted / "checkpoint.npz"
+    raw, good = file.read_bytes(), {2: restored()[1]}
+    file.unlink()
+    good[1] = restored()[1]
+    epochs = []
+    for place in np.linspace(0, len(raw) - 1, 80).astype(int):
+        file.write_bytes(raw[:place] + bytes([raw[place] ^ 0x55]) + raw[place + 1 :])
+        epoch, variables = restored()
+        assert equal(variables, good[epoch]), place
+        epochs.append(epoch)
+    assert capsys.readouterr().out.count("is damaged") == epochs.count(1) > 40
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("content", [b"", b"PK", b"not a checkpoint", "half"])
+def test_a_damaged_last_checkpoint_leaves_the_one_before_and_the_same_result(
+    interrupted, content, expected, capsys
+):
+    file = interrupted / "checkpoint.npz"
+    raw = file.read_bytes()
+    file.write_bytes(raw[: len(raw) // 2] if content == "half" else content)
+    assert restore(interrupted) == 1
+    assert "checkpoint.npz is damaged" in capsys.readouterr().out
+    if content == "half":
+        with pytest.raises(KeyboardInterrupt):  # and what is damaged displaces nothing
+            small_run.fit(interrupted, callbacks=[stop_in(3)])
+        assert zipfile.is_zipfile(interrupted / "checkpoint-before.npz")
+        assert small_run.fit(interrupted)[1] == expected
+
+
+@pytest.mark.fault(2)
+def test_both_damaged_trains_from_the_start_and_says_so(interrupted, capsys):
+    for file in interrupted.glob("*.npz"):
+        file.write_bytes(b"x")
+    assert restore(interrupted) == 0
+    assert capsys.readouterr().out.count("is damaged") == 2
+
+
+def other_margin(model, batches):
+    model.margin = 0.4
+
+
+def other_rate(model, batches):
+    model.compile(keras.optimizers.AdamW(1e-3))
+
+
+def other_images(model, batches):
+    batches.images = batches.images + 1
+
+
+@pytest.mark.parametrize(
+    "word, options",
+    {
+        "seed: 1 there, 2 here": {"seed": 2},
+        "margin: 0.5 there, 0.4 here": {"change": other_margin},
+        "optimizer": {"change": other_rate},
+        "images": {"change": other_images},
+    }.items(),
+)
+def test_a_checkpoint_of_another_training_is_named_and_not_used(interrupted, word, options, capsys):
+    assert restore(interrupted, **options) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("of another training: not used") == 2 and word in printed
+
+
+def test_resume_false_drops_an_interrupted_training(interrupted):
+    assert restore(interrupted, resume=False) == 0
+    assert not list(interrupted.glob("*.npz"))
+
+
+# ----------------------------------------------------------------------------------- no room left
+
+
+@contextlib.contextmanager
+def small_disk(folder, size):
+    """A real file system of `size` bytes at `folder`; skips where it cannot be mounted."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small disk takes Linux and root")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@contextlib.contextmanager
+def file_limit(size):
+    """The system refuses to let a file of this process grow beyond `size` bytes."""
+    resource = pytest.importorskip("resource")  # not on Windows
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def intact(folder, size):
+    """The last good checkpoint is there, bit by bit, and nothing half-made beside it."""
+    assert restore(folder) == 2
+    assert not list(folder.glob("*.part*")) and size == (folder / "checkpoint.npz").stat().st_size
+
+
+@pytest.mark.fault
+def test_a_write_that_the_system_refuses_is_an_error_and_costs_nothing(interrupted, expected):
+    size = (interrupted / "checkpoint.npz").stat().st_size
+    with file_limit(size // 2), pytest.raises(OSError, match=r"checkpoint\.npz could not"):
+        small_run.fit(interrupted)
+    intact(interrupted, size)
+    assert small_run.fit(interrupted)[1] == expected
+
+
+@pytest.mark.fault
+def test_a_full_disk_is_an_error_and_costs_nothing(interrupted, tmp_path):
+    size = (interrupted / "checkpoint.npz").stat().st_size
+    disk = tmp_path / "disk"
+    with small_disk(disk, 2 * size + 70_000):  # a third file, for a moment, does not fit
+        for file in interrupted.glob("*.npz"):
+            shutil.copy(file, disk)
+        with pytest.raises(OSError, match=r"No space left on device; 0 MB are free.*make room"):
+            small_run.fit(disk)
+        intact(disk, size)
+
+
+@pytest.mark.fault
+def test_a_full_disk_shows_before_the_first_epoch(tmp_path):
+    steps = []
+    count = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_, **__: steps.append(1))
+    with file_limit(2000), pytest.raises(OSError, match="make room"):
+        small_run.fit(tmp_path / "run", callbacks=[count])
+    assert not steps and not list((tmp_path / "run").glob("*.npz"))
+
+
+@pytest.mark.fault
+def test_a_model_is_saved_whole_or_not_at_all(tmp_path):
+    model, _ = small_run.build()
+    path = tmp_path / "embedding.keras"
+    training.save_model(model.embedding, path)
+    good = path.read_bytes()
+    with file_limit(len(good) // 2), pytest.raises(OSError, match=r"embedding\.keras could not be"):
+        training.save_model(model.embedding, path)
+    assert path.read_bytes() == good and os.listdir(tmp_path) == ["embedding.keras"]

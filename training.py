@@ -1,0 +1,288 @@
+"""Training that survives: a checkpoint every epoch, and numbers that go wrong are caught.
+
+Keras's own `BackupAndRestore` is not used: it overwrites its one file in place and notices a cut
+file but not a changed byte, it keeps neither the loss curve nor the random state (not even the
+seeds of the model's Dropout layers), and the epoch is in a second file, which a kill can leave
+behind the weights. Explained in notebook 04, "Train, and watch".
+"""
+
+import contextlib
+import json
+import math
+import os
+import random
+import shutil
+import warnings
+import zipfile
+import zlib
+from pathlib import Path
+
+import siamese_utils  # noqa: F401  before Keras: it chooses how TensorFlow starts
+
+import keras  # isort: skip
+import numpy as np
+
+# --------------------------------------------------------------------------------- the run folder
+
+
+@contextlib.contextmanager
+def whole_file(path):
+    """A temporary path to write to; afterwards `path` holds all of it, or what it held before.
+
+    Survives a kill (a rest named `*.part*` may stay behind, which nothing reads). Raises OSError
+    that names the file and the room left where it cannot be written, as on a full disk.
+    """
+    path = Path(path)
+    part = path.with_name(f"{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        yield part
+        with open(part, "rb+") as file:
+            os.fsync(file.fileno())  # on the disk before it gets its name
+        os.replace(part, path)
+    except OSError as error:
+        free = shutil.disk_usage(path.parent).free // 10**6
+        raise OSError(
+            error.errno,
+            f"{path} could not be written ({error.strerror or error}; {free} MB are free there). "
+            "What was there before is intact: make room and run the cell again",
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def save_model(model, path):
+    """`model.save(path)`, a .keras file, of which no kill or full disk leaves half."""
+    with whole_file(path) as part:
+        model.save(part)
+
+
+_held = {}  # lock file -> the open file that holds it
+
+
+def lock_folder(folder):
+    """Hold `folder` for this process until `unlock_folder`, or until the process ends, however.
+
+    Raises RuntimeError, with its number, if another process holds it. It is a lock of the system,
+    not the mere existence of a file, so a killed process leaves none; another machine that mounts
+    the folder too does not see it.
+    """
+    path = (Path(folder) / "training.lock").resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path in _held:
+        return
+    file = open(path, "a+b")  # noqa: SIM115  open as long as the lock is held
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            file.seek(2**20)  # what is locked cannot be read, and the number shall be
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        file.seek(0)
+        owner = file.read().decode() or "unknown"
+        file.close()
+        raise RuntimeError(
+            f"process {owner} is training in {path.parent}. Wait for it, or shut down its kernel; "
+            "or set SIAMESE_RUNS to another folder"
+        ) from error
+    except OSError as error:  # some network drives have no locks
+        print(f"{path.parent} cannot be locked ({error}): let no other notebook train in it")
+    file.truncate(0)
+    file.write(b"%d" % os.getpid())
+    file.flush()
+    _held[path] = file
+
+
+def unlock_folder(folder):
+    """Let go of `folder`. The lock file stays: removing it would race with one who opens it."""
+    if file := _held.pop((Path(folder) / "training.lock").resolve(), None):
+        file.close()
+
+
+# ------------------------------------------------------------------------------------- checkpoints
+
+
+def _random_state():
+    """Python's and NumPy's global generators, for JSON: `fit` shuffles batches with Python's."""
+    kind, numbers, *rest = np.random.get_state()
+    return [random.getstate(), [kind, numbers.tolist(), *rest]]
+
+
+def _set_random_state(state):
+    (version, numbers, gauss), numpy_state = state
+    random.setstate((version, tuple(numbers), gauss))
+    np.random.set_state(tuple(numpy_state))
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Writes the training's state to `folder` after every epoch; an interrupted `fit` goes on.
+
+        checkpoint = Checkpoint(folder, batches, settings)
+        model.fit(batches, initial_epoch=checkpoint.restore(model), callbacks=[..., checkpoint])
+
+    batches: the `IndexBatches` that is trained on. settings: a dict of what the result depends on;
+    a checkpoint of other settings, data or shapes is named and not used. The state is the weights,
+    the optimiser's variables, the seeds inside the model, Python's and NumPy's random state, the
+    epoch, and the history: in one file, `checkpoint.npz` (arrays and JSON, no pickle), and the one
+    before it, which is used if the last is damaged. Both are removed when `fit` ends well, so that
+    the next one trains from the start. `resume=False` drops an interrupted training at once.
+
+    Callbacks that add to the logs belong before it, a plot after it. Not covered: `tf.random` ops
+    without a Keras seed. Explained in notebook 04, "Train, and watch".
+    """
+
+    def __init__(self, folder, batches, settings, resume=True):
+        super().__init__()
+        self.folder, self.batches, self.resume = Path(folder), batches, resume
+        self.files = [self.folder / "checkpoint.npz", self.folder / "checkpoint-before.npz"]
+        self.settings = settings
+        self.state = None  # epoch and history so far
+
+    def restore(self, model):
+        """Lock the folder and load the last good state; returns the number of epochs it has behind.
+
+        Raises RuntimeError if another process trains in the folder.
+        """
+        lock_folder(self.folder)
+        for rest in self.folder.glob("checkpoint*.part.npz"):  # of a killed process
+            rest.unlink()
+        if not self.resume:
+            self._remove()
+        model.optimizer.build(model.trainable_variables)  # does nothing the second time
+        self.variables = [*model.variables, *model.optimizer.variables]
+        self.facts = self._facts(model)
+        self.last, self.state = None, {"epoch": 0, "history": {}}
+        for path in filter(Path.exists, self.files):
+            try:
+                state, arrays = self._read(path)
+            except Exception as error:  # whatever a damaged file raises
+                print(f"{path} is damaged, or cannot be read ({error}): not used")
+                continue
+            if differences := self._differences(state["facts"]):
+                print(f"{path} is of another training: not used. {differences}")
+                continue
+            for variable, array in zip(self.variables, arrays):
+                variable.assign(array)
+            self.last, self.state = path, state
+            print(f"going on after epoch {state['epoch']}, from {path}")
+            break
+        return self.state["epoch"]
+
+    def _facts(self, model):
+        """What the result depends on, as JSON holds it; of the images a sample of 16."""
+        images, labels = self.batches.images, self.batches.labels
+        sample = np.ascontiguousarray(images[:: max(1, len(images) // 16)])
+        facts = self.settings | {
+            "images": [*images.shape, zlib.crc32(sample)],
+            "labels": zlib.crc32(np.ascontiguousarray(labels)),
+            "batches an epoch": len(self.batches),
+            "shapes": [list(v.shape) for v in self.variables],
+            "margin": model.margin,
+            "mining": model.mining,
+            "optimizer": model.optimizer.get_config() | {"name": ""},  # Keras numbers the names
+        }
+        return json.loads(json.dumps(facts, default=str))
+
+    def _read(self, path):
+        if not zipfile.is_zipfile(path):
+            raise ValueError("cut short")
+        with np.load(path, allow_pickle=False) as file:  # a zip: it checks what it reads (CRC)
+            state = json.loads(file["state"].item())
+            return state, [file[f"v{i}"] for i in range(len(file.files) - 1)]
+
+    def _differences(self, there):
+        here = self.facts
+        names = [name for name in here | there if here.get(name) != there.get(name)]
+        return "; ".join(
+            f"{n}: {there.get(n)!s:.60} there, {here.get(n)!s:.60} here" for n in names
+        )
+
+    def _write(self):
+        self.state |= {"facts": self.facts, "random": _random_state()}
+        arrays = {f"v{i}": v.numpy() for i, v in enumerate(self.variables)}
+        with whole_file(self.files[0]) as part:
+            np.savez(part, state=json.dumps(self.state), **arrays)
+            if self.last == self.files[0]:  # a damaged one must not displace the good one
+                os.replace(*self.files)
+        self.last = self.files[0]
+
+    def _remove(self):
+        for path in reversed(self.files):
+            path.unlink(missing_ok=True)
+
+    def on_train_begin(self, logs=None):
+        if self.state is None:
+            raise RuntimeError("pass initial_epoch=checkpoint.restore(model) to fit")
+        past = {name: list(values) for name, values in self.state["history"].items()}
+        self.model.history.history.update(past)
+        self.batches.set_epoch(self.state["epoch"])
+        if self.last:
+            _set_random_state(self.state["random"])
+        else:
+            self._write()  # a full disk shows now, not after the first epoch
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.state["epoch"] = epoch + 1
+        for name, value in logs.items():
+            self.state["history"].setdefault(name, []).append(float(value))
+        self._write()
+
+    def on_train_end(self, logs=None):
+        self._remove()
+        self.state = None
+        unlock_folder(self.folder)
+
+
+# ------------------------------------------------------------------------- numbers that go wrong
+
+
+class Guard(keras.callbacks.Callback):
+    """Stops a `SiameseModel`'s `fit` where numbers go wrong; warns of a collapsed embedding.
+
+    Raises FloatingPointError, naming step, epoch and learning rate, after the first step with a
+    loss or a weight of the last layer that is NaN or infinite; after an epoch, with any such
+    weight: a ReLU swallows NaN, so the loss may look well. Warns (RuntimeWarning, once a `fit`)
+    when after two epochs in a row the mean distances are below a tenth of the margin: then the
+    loss sits at the margin, or (semi-hard) no triplet is found and it is 0. Place it first.
+    Explained in notebook 04, "Has the embedding collapsed?".
+    """
+
+    def on_train_begin(self, logs=None):
+        self.near_zero, self.warned = 0, False
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.step = batch
+        self._check(logs["loss"], self.model.trainable_weights[-1:])
+
+    def _check(self, loss, weights):
+        bad = [w.path for w in weights if not np.isfinite(w.numpy()).all()]
+        if bad or not math.isfinite(loss):
+            raise FloatingPointError(
+                f"numbers went wrong at step {self.step + 1} of epoch {self.epoch + 1}, at "
+                f"learning rate {float(self.model.optimizer.learning_rate):.3g}: loss {loss}"
+                + (f", NaN or infinity in {', '.join(bad)}" if bad else "")
+                + ". Lower the rate (try a tenth), clip the gradients (clipnorm=1), or look for "
+                "images that are not finite"
+            )
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._check(logs["loss"], self.model.trainable_weights)
+        small = max(logs["d_ap"], logs["d_an"]) < 0.1 * self.model.margin
+        self.near_zero = self.near_zero + 1 if small else 0
+        if self.near_zero == 2 and not self.warned:
+            self.warned = True
+            warnings.warn(
+                f"the embedding has collapsed: after epoch {epoch + 1} all images are at almost "
+                f"one point (d(a, p) {logs['d_ap']:.2g}, d(a, n) {logs['d_an']:.2g}, loss "
+                f"{logs['loss']:.3g}, margin {self.model.margin}). Lower the learning rate, mine "
+                "easier triplets first (semi-hard, then hard), or lower the margin",
+                RuntimeWarning,
+                stacklevel=2,
+            )
