@@ -11,6 +11,7 @@ import siamese_utils as su
 
 sys.path.insert(0, str(su.ROOT / "tools"))
 import chromium
+
 import embedding_page
 import toys
 

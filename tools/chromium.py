@@ -85,6 +85,11 @@ class Browser:
                     raise RuntimeError(f"{method}: {message['error']}")
                 return message["result"]
             self.events.append(message)
+            if (
+                message.get("method") == "Page.javascriptDialogOpening"
+            ):  # "Leave the page?" blocks all
+                accept = {"method": "Page.handleJavaScriptDialog", "params": {"accept": True}}
+                self.socket.send(json.dumps({"id": 0, **accept}))
 
     def open(self, url):
         self.send("Page.navigate", url=str(url))
