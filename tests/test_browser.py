@@ -12,6 +12,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import nbformat
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -20,6 +22,7 @@ import siamese_utils as su
 sys.path.insert(0, str(su.ROOT / "tools"))
 import chromium
 
+import embedding_page
 import toys
 
 # where screenshots stay for a look; the tests need them nowhere
@@ -144,7 +147,10 @@ def open_notebook(browser, lab, name):
     browser.open(f"{lab['url']}lab/tree/{name}?reset&token={lab['token']}")
     browser.wait("document.querySelector('.jp-Notebook .jp-Cell') !== null", 60)
     # Run before the notebook has its kernel would ask for one
-    browser.wait(f"{KERNELS}.then(states => states.includes('idle'))", 60)
+    session = (
+        f"fetch('/api/sessions').then(r => r.json()).then(s => s.find(s => s.path == '{name}'))"
+    )
+    browser.wait(f"{session}.then(s => s?.kernel?.execution_state == 'idle')", 60)
 
 
 def shot(browser, name):
@@ -223,6 +229,31 @@ def test_dark_theme_keeps_the_plot_on_its_own_light_ground(browser, lab):
         return [...canvas.getImageData(2, 2, 1, 1).data];
     })()""")
     assert corner == [255, 255, 255, 255], "black text needs an opaque white ground"
+
+
+def test_interactive_page_works_inside_the_notebook(browser, lab, workbook):
+    images, labels, _ = toys.render_toys([6, 6], 32, 5)
+    vectors = np.random.default_rng(0).normal(size=(12, 4))
+    page = embedding_page.write_page(
+        workbook / "map.html", vectors, images, labels, ["one", "two"], points=vectors[:, :2]
+    )
+    (workbook / "shown.html").write_text(embedding_page.show_page(page).data, "utf-8")
+    show = "from IPython.display import HTML\nHTML(open('../shown.html', encoding='utf-8').read())"
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(show)], metadata=kernel)
+    nbformat.write(notebook, workbook / "notebooks/map.ipynb")
+    open_notebook(browser, lab, "map.ipynb")
+    browser.click(".lm-MenuBar-itemLabel", "Run")
+    browser.click(".lm-Menu-item", "Run All Cells")
+    browser.wait("document.querySelector('.jp-OutputArea iframe') !== null", 60)
+    inside = "typeof dots == 'object' && dots.length"
+    frames = chromium.until(
+        lambda: [c for c in browser.contexts() if browser.run(inside, c)], 30, "the frame's page"
+    )
+    assert browser.run(inside, frames[0]) == 12
+    browser.run("dots[3].dispatchEvent(new Event('click'))", frames[0])
+    assert browser.run("list.children.length", frames[0]) == 8
+    shot(browser, "interactive")
 
 
 @pytest.mark.parametrize("name", sorted(p.name for p in (su.ROOT / "notebooks").glob("0*.ipynb")))

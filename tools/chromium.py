@@ -36,6 +36,7 @@ class Browser:
             "--headless=new", "--remote-debugging-port=0", f"--user-data-dir={self.profile.name}",
             f"--window-size={width},{height}", "--hide-scrollbars", "--no-first-run",
             "--disable-dev-shm-usage", "--disable-gpu",
+            "--disable-features=IsolateSandboxedIframes",  # frames stay reachable from the page
         ]  # fmt: skip
         if hasattr(os, "geteuid") and os.geteuid() == 0:
             flags.append("--no-sandbox")  # Chromium refuses to start as root with it
@@ -95,9 +96,23 @@ class Browser:
         self.send("Page.navigate", url=str(url))
         self.wait("document.readyState == 'complete'", 60)
 
-    def run(self, script):
-        """The value of a JavaScript expression (a promise is awaited)."""
+    def contexts(self):
+        """What `run` takes as `context`: the page itself and each frame in it."""
+        alive = []
+        for event in self.events:
+            if event.get("method") == "Runtime.executionContextCreated":
+                alive.append(event["params"]["context"]["id"])
+            elif event.get("method") == "Runtime.executionContextDestroyed":
+                alive.remove(event["params"]["executionContextId"])
+            elif event.get("method") == "Runtime.executionContextsCleared":
+                alive.clear()
+        return alive
+
+    def run(self, script, context=None):
+        """The value of a JavaScript expression (a promise is awaited) in the page or a frame."""
         options = {"awaitPromise": True, "returnByValue": True, "userGesture": True}
+        if context is not None:
+            options["contextId"] = context
         answer = self.send("Runtime.evaluate", expression=script, **options)
         if "exceptionDetails" in answer:
             raise RuntimeError(f"{script}: {json.dumps(answer['exceptionDetails'])[:800]}")
