@@ -1,4 +1,4 @@
-"""One thin module under the notebooks: triplets, the Siamese model, retrieval, live plots.
+"""One thin module under the notebooks: triplets, the Siamese model, retrieval.
 
 Images are RGB, uint8, 0..255, shape (height, width, 3) everywhere; the only place that rescales
 them is inside the embedding model. Distances are squared Euclidean and float32 everywhere.
@@ -10,14 +10,12 @@ import hashlib
 import itertools
 import os
 import sys
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 from IPython import get_ipython
-from IPython.display import display
 from scipy.stats import bootstrap
 from sklearn.metrics import pairwise_distances, roc_auc_score, roc_curve
 from sklearn.neighbors import NearestNeighbors
@@ -363,7 +361,9 @@ def _load_backbone(backbone, weights, input_shape):
     weights = None if weights == "none" else weights
     try:
         return keras.applications.ResNet50(
-            include_top=False, weights=weights, input_tensor=ResNetPreprocessing()(image)
+            include_top=False,
+            weights=weights,
+            input_tensor=ResNetPreprocessing(name="preprocessing")(image),
         )
     except Exception as error:
         if weights != "imagenet":
@@ -407,7 +407,8 @@ def build_embedding_model(
         train_from = "conv5_block1_out" if backbone == "ResNet50" else None
     cut = base.get_layer(train_from).input if train_from else base.output
     image = keras.Input(input_shape, name="image")
-    trunk = keras.Model(image, keras.Model(base.input, cut)(image), name="frozen_trunk")
+    frozen = keras.Model(base.input, cut, name="frozen_layers")
+    trunk = keras.Model(image, frozen(image), name="frozen_trunk")
     trunk.trainable = False  # also keeps its BatchNorm in inference mode
 
     features = keras.Input(trunk.output_shape[1:], name="features")
@@ -636,13 +637,17 @@ def trunk_features(trunk, images, cache_dir=None, dtype="float16", batch_size=64
     all of them through `augmentation`.
 
     Kept under `cache_dir` (default `<root>/runs/cache`) under a key made of the images, the
-    trunk's weights and `dtype`; a file that is half-written or of other images is never used.
+    trunk, its weights, `dtype` and the augmentation; a file that is half-written or of other images
+    is never used.
     float16 halves the disk; float32 makes cached and uncached training agree to rounding.
     Raises ValueError where float16 overflows. Explained in notebook 04, "Compute the trunk once".
     """
     cache_dir = Path(cache_dir or ROOT / "runs/cache")
     cache_dir.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256(f"{images.shape} {dtype} {views} {trunk.to_json()}".encode())
+    augment = augmentation()
+    recipe = [layer.get_config() | {"name": ""} for layer in augment.layers] if views > 1 else []
+    about = f"{images.shape} {dtype} {views} {recipe} {trunk.to_json()}"
+    digest = hashlib.sha256(about.encode())
     for array in (*trunk.get_weights(), images):
         digest.update(np.ascontiguousarray(array))
     cache = cache_dir / f"trunk-{digest.hexdigest()[:16]}.npy"
@@ -653,7 +658,7 @@ def trunk_features(trunk, images, cache_dir=None, dtype="float16", batch_size=64
     partial = cache.with_suffix(f".part{os.getpid()}")
     shape = (views * len(images), *trunk.output_shape[1:])
     features = np.lib.format.open_memmap(partial, "w+", dtype, shape)
-    progress, augment = keras.utils.Progbar(len(features), unit_name="image"), augmentation()
+    progress = keras.utils.Progbar(len(features), unit_name="image")
     for start in range(0, len(features), batch_size):
         rows = np.arange(start, min(start + batch_size, len(features)))
         batch = np.float32(images[rows % len(images)])
@@ -837,61 +842,7 @@ def verification(validation, test):
     return {name: float(value) for name, value in result.items()}
 
 
-# ---------------------------------------------------------------------------- 6 callbacks and plots
-
-
-class LiveLossPlot(keras.callbacks.Callback):
-    """Redraws one figure in place while `fit` runs: loss, distances, active share, val_recall@1.
-
-    In Jupyter it updates one display handle, at most once a second; headless (no Jupyter, or
-    SIAMESE_LIVE=0) it draws once, at the end. The figure is closed when training ends and stays
-    as `.figure`; `.history` holds what is drawn: name -> list, one value an epoch.
-    Explained in notebook 04.
-    """
-
-    PANELS = (  # y label, the logs drawn in that panel
-        ("triplet loss", ("loss", "val_loss")),
-        ("mean squared distance", ("d_ap", "d_an")),
-        ("share", ("active", "val_recall@1")),
-    )
-
-    def __init__(self, title="", live=None):
-        super().__init__()
-        self.title, self.history, self.figure, self.handle, self.drawn = title, {}, None, None, 0.0
-        wanted = os.environ.get("SIAMESE_LIVE", "1") != "0" if live is None else live
-        self.live = wanted and "ipykernel" in sys.modules
-
-    def on_train_begin(self, logs=None):  # a resumed training brings its first epochs along
-        self.history = {name: list(v) for name, v in self.model.history.history.items()}
-
-    def on_epoch_end(self, epoch, logs=None):
-        for name, value in (logs or {}).items():
-            self.history.setdefault(name, []).append(float(value))
-        if self.live and time.monotonic() - self.drawn > 1:
-            self._draw()
-
-    def on_train_end(self, logs=None):
-        self._draw()
-        plt.close(self.figure)
-
-    def _draw(self):
-        if self.figure is None:
-            self.figure, self.axes = plt.subplots(1, 3, figsize=(12, 3.2), layout="constrained")
-        for axis, (label, names) in zip(self.axes, self.PANELS):
-            axis.clear()
-            for name in names:
-                if values := self.history.get(name):
-                    axis.plot(range(1, len(values) + 1), values, marker=".", label=name)
-            axis.set(xlabel="epoch", ylabel=label, ylim=(0, 1.02 if label == "share" else None))
-            if axis.lines:
-                axis.legend()
-        self.figure.suptitle(self.title)
-        self.drawn = time.monotonic()
-        if "ipykernel" in sys.modules:
-            if self.handle is None:
-                self.handle = display(self.figure, display_id=True)
-            else:
-                self.handle.update(self.figure)
+# ---------------------------------------------------------------------------- 6 plots
 
 
 def start(seed=42):

@@ -1,4 +1,4 @@
-"""Training that survives: a checkpoint every epoch, and numbers that go wrong are caught.
+"""What watches a training: the live plot, a checkpoint every epoch, a guard of the numbers.
 
 Keras's own `BackupAndRestore` is not used: it overwrites its one file in place and notices a cut
 file but not a changed byte, it keeps neither the loss curve nor the random state (not even the
@@ -12,6 +12,8 @@ import math
 import os
 import random
 import shutil
+import sys
+import time
 import warnings
 import zipfile
 import zlib
@@ -20,7 +22,9 @@ from pathlib import Path
 import siamese_utils  # noqa: F401  before Keras: it chooses how TensorFlow starts
 
 import keras  # isort: skip
+import matplotlib.pyplot as plt
 import numpy as np
+from IPython.display import display
 
 # --------------------------------------------------------------------------------- the run folder
 
@@ -235,6 +239,63 @@ class Checkpoint(keras.callbacks.Callback):
         self._remove()
         self.state = None
         unlock_folder(self.folder)
+
+
+# ---------------------------------------------------------------------------------- the live plot
+
+
+class LiveLossPlot(keras.callbacks.Callback):
+    """Redraws one figure in place while `fit` runs: loss, distances, active share, val_recall@1.
+
+    In Jupyter it updates one display handle, at most once a second; headless (no Jupyter, or
+    SIAMESE_LIVE=0) it draws once, at the end. The figure is closed when training ends and stays
+    as `.figure`; `.history` holds what is drawn: name -> list, one value an epoch.
+    Explained in notebook 04.
+    """
+
+    PANELS = (  # y label, the logs drawn in that panel
+        ("triplet loss", ("loss", "val_loss")),
+        ("mean squared distance", ("d_ap", "d_an")),
+        ("share", ("active", "val_recall@1")),
+    )
+
+    def __init__(self, title="", live=None):
+        super().__init__()
+        self.title, self.history, self.figure, self.handle, self.drawn = title, {}, None, None, 0.0
+        wanted = os.environ.get("SIAMESE_LIVE", "1") != "0" if live is None else live
+        self.live = wanted and "ipykernel" in sys.modules
+
+    def on_train_begin(self, logs=None):  # a resumed training brings its first epochs along
+        self.history = {name: list(v) for name, v in self.model.history.history.items()}
+
+    def on_epoch_end(self, epoch, logs=None):
+        for name, value in (logs or {}).items():
+            self.history.setdefault(name, []).append(float(value))
+        if self.live and time.monotonic() - self.drawn > 1:
+            self._draw()
+
+    def on_train_end(self, logs=None):
+        self._draw()
+        plt.close(self.figure)
+
+    def _draw(self):
+        if self.figure is None:
+            self.figure, self.axes = plt.subplots(1, 3, figsize=(12, 3.2), layout="constrained")
+        for axis, (label, names) in zip(self.axes, self.PANELS):
+            axis.clear()
+            for name in names:
+                if values := self.history.get(name):
+                    axis.plot(range(1, len(values) + 1), values, marker=".", label=name)
+            axis.set(xlabel="epoch", ylabel=label, ylim=(0, 1.02 if label == "share" else None))
+            if axis.lines:
+                axis.legend()
+        self.figure.suptitle(self.title)
+        self.drawn = time.monotonic()
+        if "ipykernel" in sys.modules:
+            if self.handle is None:
+                self.handle = display(self.figure, display_id=True)
+            else:
+                self.handle.update(self.figure)
 
 
 # ------------------------------------------------------------------------- numbers that go wrong

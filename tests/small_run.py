@@ -73,7 +73,7 @@ def fit(folder, seed=1, callbacks=(), epochs=EPOCHS, **options):
     """Train in `folder` as the notebook does; returns the model and its history."""
     model, batches = build(seed)
     checkpoint = training.Checkpoint(folder, batches, {"seed": seed}, **options)
-    plot = su.LiveLossPlot()
+    plot = training.LiveLossPlot()
     history = model.fit(
         batches,
         epochs=epochs,

@@ -234,6 +234,16 @@ def test_trunk_cache_is_keyed_and_never_half_used(images, tmp_path):
     assert len(list(tmp_path.glob("*.npy"))) == 3, "other images, other weights: other files"
 
 
+def test_trunk_cache_does_not_depend_on_how_many_models_were_built(tmp_path):
+    for _ in range(2):  # Keras numbers the names that are not given
+        keras.utils.set_random_seed(0)
+        embedding = su.build_embedding_model((32, 32, 3), weights=None)
+        su.trunk_features(
+            su.split_at_freeze_point(embedding)[0], np.zeros((1, 32, 32, 3)), tmp_path
+        )
+    assert len(list(tmp_path.glob("trunk-*.npy"))) == 1
+
+
 def test_augmented_views_follow_the_images_as_they_are(tmp_path):
     photos = np.random.default_rng(0).integers(0, 256, (10, 16, 16, 3)).astype(np.uint8)
     trunk, _ = su.split_at_freeze_point(small_embedding())
