@@ -85,6 +85,12 @@ def fit(folder, seed=1, callbacks=(), epochs=EPOCHS, **options):
     return model, history
 
 
+def result(model, history):
+    """What a training gave: the loss curve, and the embeddings of the 48 images."""
+    curves = {name: np.array(values) for name, values in history.items()}
+    return curves | {"embeddings": su.embed(model.embedding, build()[1].images)}
+
+
 if __name__ == "__main__":
     folder, out, seed, *point = sys.argv[1:]
     callbacks = []
@@ -94,6 +100,4 @@ if __name__ == "__main__":
         callbacks = [keras.callbacks.LambdaCallback(on_train_batch_end=wait)]
     elif point:
         kill_at(point[0], point[1], int(point[2]))
-    model, history = fit(folder, int(seed), callbacks)
-    embeddings = su.embed(model.embedding, build()[1].images)
-    np.savez(out, embeddings=embeddings, **history)
+    np.savez(out, **result(*fit(folder, int(seed), callbacks)))
