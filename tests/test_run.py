@@ -45,11 +45,30 @@ def test_results_table_has_a_column_a_stage_and_a_dash_for_what_is_missing():
     ].split() == ["b", "-", "1.000"]
 
 
-@pytest.mark.parametrize("word", ["PRESET=fast", "COLOUR=red", "nonsense"])
+@pytest.mark.parametrize(
+    ("dataset", "preset", "places"),
+    [("toys", "quick", ("notebooks", "figures")), ("fruit", "full", ("results/fruit",) * 2)],
+)
+def test_a_run_is_published_where_its_kind_belongs(tmp_path, monkeypatch, dataset, preset, places):
+    class Run:
+        run_dir = tmp_path / f"{dataset}-{preset}"
+
+    Run.dataset = dataset
+    (Run.run_dir / "figures").mkdir(parents=True)
+    for name in ("04_training.ipynb", "05_evaluation.ipynb", "metrics.json", "figures/a.png"):
+        (Run.run_dir / name).write_text(f"new {name}")
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    run.publish_run(Run, [tmp_path / "notebooks" / "04_training.ipynb"])
+    notebooks, figures = (tmp_path / place for place in places)
+    assert (notebooks / "04_training.ipynb").read_text() == "new 04_training.ipynb"
+    assert (figures / "a.png").exists() and not (notebooks / "05_evaluation.ipynb").exists()
+    assert (notebooks / "metrics.json").exists() == (preset == "full")
+
+
+@pytest.mark.parametrize("word", ["PRESET=fast", "COLOUR=red", "nonsense", "99"])
 def test_a_wrong_word_stops_before_any_notebook(word):
     command = [sys.executable, str(su.ROOT / "tools" / "run.py"), word]
     done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
     assert done.returncode != 0 and "01_data" not in done.stdout
-    assert (
-        "quick | full" in done.stderr or "SIAMESE_PRESET" in done.stderr or "usage" in done.stderr
-    )
+    expected = ("quick | full", "SIAMESE_PRESET", "usage", "no notebook with the number 99")
+    assert any(text in done.stderr for text in expected)
