@@ -4,7 +4,8 @@
 
 Trains in FOLDER with checkpoints and writes loss curve and embeddings to OUT. With a point it ends
 itself by SIGKILL before the COUNT-th time that this happens: "os.rename" or "os.remove" of a file
-called NAME, or "write" of the array NAME into a checkpoint. "wait - COUNT" halts at that step.
+called NAME, or "write" of the array NAME into a checkpoint. "wait - COUNT" says "waiting" after
+that many steps, and waits.
 """
 
 import os
@@ -96,7 +97,12 @@ if __name__ == "__main__":
     callbacks = []
     if point[:1] == ["wait"]:
         left = iter(range(int(point[2]) - 1, -1, -1))
-        wait = lambda *_, **__: next(left) == 0 and time.sleep(600)  # noqa: E731
+
+        def wait(batch, logs):
+            if next(left) == 0:
+                print("waiting", flush=True)
+                time.sleep(600)
+
         callbacks = [keras.callbacks.LambdaCallback(on_train_batch_end=wait)]
     elif point:
         kill_at(point[0], point[1], int(point[2]))

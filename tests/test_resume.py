@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 import zipfile
 
 import keras
@@ -45,8 +44,7 @@ def test_killed_again_and_again_the_result_is_bit_equal(tmp_path, launch):
     folder, out = tmp_path / "run", tmp_path / "resumed.npz"
 
     child = launch(folder, out, 1, "wait", "-", 6)  # in the middle of the second epoch
-    while child.poll() is None and not (folder / "checkpoint-before.npz").exists():
-        time.sleep(0.01)
+    assert "waiting\n" in iter(child.stdout.readline, "")
     with pytest.raises(RuntimeError, match=f"process {child.pid} is training in .*SIAMESE_RUNS"):
         training.lock_folder(folder)  # a second process is refused ...
     child.kill()  # SIGKILL from outside
