@@ -28,13 +28,19 @@ def pytest_runtest_makereport(item, call):
 
 
 TRIED = {"odd_image": "odd images", "odd_dataset": "odd datasets", "fault": "faults"}
+counts = dict.fromkeys(TRIED, 0)  # fault(3): a test that tries three
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    yield  # an exception passes by what follows: only what passed is counted
+    for name in TRIED:
+        counts[name] += sum(m.args[0] if m.args else 1 for m in item.iter_markers(name))
 
 
 def pytest_terminal_summary(terminalreporter):
-    passed = [r for r in terminalreporter.stats.get("passed", []) if r.when == "call"]
-    counts = {what: sum(mark in r.keywords for r in passed) for mark, what in TRIED.items()}
     if any(counts.values()):
-        line = ", ".join(f"{count} {what}" for what, count in counts.items())
+        line = ", ".join(f"{counts[name]} {what}" for name, what in TRIED.items())
         terminalreporter.write_line(f"tried and passed: {line}")
 
 

@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parent.parent
 DRIVE = Path("/content/drive/MyDrive")
 KEPT = ("tensorflow", "keras", "numpy")  # replacing one of them breaks a runtime
-ELSEWHERE = ("jupyterlab", "nbval")  # Colab is the notebook, and nothing is tested in it
+ELSEWHERE = ("jupyterlab", "nbval", "hypothesis")  # Colab is the notebook, and nothing is tested in it
 
 
 def version(name):
