@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from IPython.display import HTML
 from PIL import Image
 from sklearn.manifold import TSNE
 
@@ -84,8 +85,6 @@ def show_page(path, height=680):
 
     Explained in notebook 05, "An interactive map".
     """
-    from IPython.display import HTML
-
     page = html.escape(Path(path).read_text("utf-8"))
     frame = f'title="Interactive map of the embedding" width="100%" height="{height}"'
     frame += f' style="border: 0" sandbox="allow-scripts" srcdoc="{page}"'

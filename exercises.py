@@ -13,7 +13,7 @@ def reveal(guess, value):
 
 
 def check(answer, expected, hint):
-    """Print whether `answer` is right, and return that; where it is not, print the hint.
+    """Print whether `answer` is right; where it is not, print the hint.
 
     expected: a number, text or array that must be equal (floats to 1e-6), or a function that says
     whether an answer is right. An answer `...` counts as not given.
@@ -21,7 +21,7 @@ def check(answer, expected, hint):
     """
     if answer is ...:
         print("Not answered yet: replace the ... above, run that cell, then this one.")
-        return False
+        return
     if callable(expected):
         right = expected(answer)
     elif isinstance(expected, str):
@@ -30,4 +30,3 @@ def check(answer, expected, hint):
         same_shape = np.shape(answer) == np.shape(expected)
         right = same_shape and np.allclose(answer, expected, rtol=0, atol=1e-6)
     print("Right." if right else f"Not yet. {hint}")
-    return bool(right)
