@@ -1,11 +1,11 @@
-# make run | test | lab; each first makes .venv. Windows: see "Without make" in README.md.
+# make run | test | lab | learner; each first makes .venv. Windows: see "Without make" in README.md.
 PYTHON ?= python3
 BIN := .venv/bin
 SETTINGS := PRESET DATASET WEIGHTS BACKBONE HEAD RUNS DATA_HOME SIZE EPOCHS TRAIN_FROM VIEWS SEED SEARCH
 # what was typed behind `make run`, as NAME=value words for tools/run.py
 TYPED = $(foreach v,$(SETTINGS),$(if $(filter command,$(firstword $(origin $(v)))),'$(v)=$($(v))'))
 
-.PHONY: run test lab publish
+.PHONY: run test lab publish learner
 
 run: .venv/ready
 	@$(BIN)/python tools/run.py $(TYPED) $(NOTEBOOKS)
@@ -15,6 +15,10 @@ test: .venv/ready
 
 lab: .venv/ready
 	@$(BIN)/jupyter lab notebooks
+
+# copies of the notebooks without solutions and outputs, in learner/
+learner: .venv/ready
+	@$(BIN)/python tools/learner.py
 
 # a run, then its executed notebooks and figures become the committed ones
 publish: .venv/ready

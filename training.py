@@ -25,6 +25,7 @@ import keras  # isort: skip
 import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import display
+from matplotlib.ticker import MaxNLocator
 
 # --------------------------------------------------------------------------------- the run folder
 
@@ -286,6 +287,7 @@ class LiveLossPlot(keras.callbacks.Callback):
             for name in names:
                 if values := self.history.get(name):
                     axis.plot(range(1, len(values) + 1), values, marker=".", label=name)
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.set(xlabel="epoch", ylabel=label, ylim=(0, 1.02 if label == "share" else None))
             if axis.lines:
                 axis.legend()

@@ -15,7 +15,11 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parent.parent
 DRIVE = Path("/content/drive/MyDrive")
 KEPT = ("tensorflow", "keras", "numpy")  # replacing one of them breaks a runtime
-ELSEWHERE = ("jupyterlab", "nbval", "hypothesis")  # Colab is the notebook, and nothing is tested in it
+ELSEWHERE = (
+    "jupyterlab",
+    "nbval",
+    "hypothesis",
+)  # Colab is the notebook, and nothing is tested in it
 
 
 def version(name):
@@ -31,7 +35,8 @@ def missing(lines):
 
     Raises RuntimeError where a package of `KEPT` is of a version that does not fit.
     """
-    wanted = [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
+    lines = (line.partition("#")[0].strip() for line in lines)
+    wanted = [Requirement(line) for line in lines if line]
     wanted = [requirement for requirement in wanted if requirement.name not in ELSEWHERE]
     unfit = [r for r in wanted if not (v := version(r.name)) or not r.specifier.contains(v)]
     for requirement in unfit:
