@@ -11,6 +11,7 @@ import io
 import itertools
 import os
 import sys
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -45,6 +46,7 @@ with _quiet_start():
     GPUS = tf.config.list_physical_devices("GPU")
 
 # what notebooks use of the modules below this one, under one name
+from downloads import workshop  # noqa: E402
 from image_data import DATASETS, ROOT, ImageDataset, decode_image, load_images, printable  # noqa
 
 register = keras.saving.register_keras_serializable(package="siamese_utils")
@@ -657,30 +659,41 @@ def trunk_features(trunk, images, cache_dir=None, dtype="float16", batch_size=64
         return np.load(cache, mmap_mode="r")
     except (OSError, ValueError):  # absent or cut short
         pass
-    partial = cache.with_suffix(f".part{os.getpid()}")
     shape = (views * len(images), *trunk.output_shape[1:])
-    features = np.lib.format.open_memmap(partial, "w+", dtype, shape)
-    progress = keras.utils.Progbar(len(features), unit_name="image")
-    for start in range(0, len(features), batch_size):
-        rows = np.arange(start, min(start + batch_size, len(features)))
-        batch = np.float32(images[rows % len(images)])
-        fresh = rows >= len(images)  # past the first view
-        if fresh.any():
-            batch[fresh] = augment(batch[fresh], training=True)
-        features[rows] = trunk.predict_on_batch(batch)
-        if not np.isfinite(features[rows]).all():
-            raise ValueError(f"the trunk's output does not fit {dtype}; use dtype='float32'")
-        progress.update(rows[-1] + 1)
-    features.flush()
-    os.replace(partial, cache)
+    progress = keras.utils.Progbar(shape[0], unit_name="image")
+    about = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+    with workshop(cache) as folder:  # gone again if anything fails, also when interrupted
+        with open(folder / "new.npy", "wb") as file:  # not mapped: a full disk is then an error
+            np.lib.format.write_array_header_2_0(file, about)
+            for start in range(0, shape[0], batch_size):
+                rows = np.arange(start, min(start + batch_size, shape[0]))
+                batch = np.float32(images[rows % len(images)])
+                fresh = rows >= len(images)  # past the first view
+                if fresh.any():
+                    batch[fresh] = augment(batch[fresh], training=True)
+                features = trunk.predict_on_batch(batch)
+                if not np.abs(features).max() <= np.finfo(dtype).max:
+                    raise ValueError(f"the trunk's output does not fit {dtype}: use float32")
+                file.write(features.astype(dtype).tobytes())
+                progress.update(rows[-1] + 1)
+        os.replace(folder / "new.npy", cache)
     return np.load(cache, mmap_mode="r")
 
 
 def embed(model, inputs, batch_size=64):
-    """Embeddings (n, dim) float32 of images (through an embedding) or features (through a tail)."""
-    starts = range(0, len(inputs), batch_size)
-    batches = (np.asarray(inputs[s : s + batch_size], np.float32) for s in starts)
-    return np.concatenate([model.predict_on_batch(batch) for batch in batches])
+    """Embeddings (n, dim) float32 of images (through an embedding) or features (through a tail).
+
+    Past five seconds a progress bar appears.
+    """
+    found, bar, begin = [], None, time.monotonic()
+    for start in range(0, len(inputs), batch_size):
+        batch = np.asarray(inputs[start : start + batch_size], np.float32)
+        found.append(model.predict_on_batch(batch))
+        if bar is None and time.monotonic() - begin > 5:
+            bar = keras.utils.Progbar(len(inputs), unit_name="image")
+        if bar:
+            bar.update(min(start + batch_size, len(inputs)))
+    return np.concatenate(found)
 
 
 # -------------------------------------------------------------------------------------- 5 retrieval
