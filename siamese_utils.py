@@ -153,7 +153,7 @@ def read_config(**overrides):
             ("specified", "slim"),
         ),
         size=positive("size", 64 if quick and dataset == "toys" else 200),
-        epochs=positive("epochs", 12 if quick else 15),
+        epochs=positive("epochs", 12 if quick else 10),
         train_from=get("train_from", "default"),
         views=positive("views", 1 if quick else 8),
         seed=positive("seed", 42),
