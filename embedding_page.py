@@ -26,7 +26,9 @@ def tsne_points(embeddings, seed=42):
     Explained in notebook 05, "A map: t-SNE before and after".
     """
     perplexity = min(20, (len(embeddings) - 1) / 3)
-    return TSNE(perplexity=perplexity, random_state=seed).fit_transform(embeddings)
+    method = "exact" if len(embeddings) < 200 else "barnes_hut"  # a tree gains nothing on a few
+    tsne = TSNE(perplexity=perplexity, random_state=seed, method=method)
+    return tsne.fit_transform(embeddings)
 
 
 def _sprite_sheet(images, side):
