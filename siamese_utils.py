@@ -96,8 +96,17 @@ class Config:
         return path
 
     def __str__(self):
-        shown = {name: str(value).replace(f"{ROOT}/", "") for name, value in asdict(self).items()}
-        return "\n".join(f"{name:10} {value}" for name, value in shown.items())
+        """One setting a line; paths as seen from the workbook, which says less of the machine."""
+
+        def shown(value):
+            if not Path(str(value)).is_absolute():
+                return value
+            try:
+                return os.path.relpath(value, ROOT)
+            except ValueError:  # on another drive
+                return value
+
+        return "\n".join(f"{name:10} {shown(value)}" for name, value in asdict(self).items())
 
 
 def _one_of(variable, value, names, file_suffix=None):
