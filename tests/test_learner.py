@@ -57,7 +57,7 @@ def test_each_exercise_has_a_blank_a_hidden_solution_and_a_check_that_passed(pat
         assert value.startswith("..."), "the blank is not filled in"
         assert re.search(rf"^{name} = ", solution.source, re.MULTILINE)
         assert solution.metadata["jupyter"]["source_hidden"] and not solution.outputs
-        assert f"exercises.check({name}," in check.source
+        assert re.search(rf"exercises\.check\(\s*{name},", check.source)
         assert check.outputs[0].text.endswith("Right.\n")
     assert cells(path, "prediction"), "a question before an answer"
 
