@@ -6,8 +6,8 @@ import tempfile
 import pytest
 
 RUNS = tempfile.TemporaryDirectory(prefix="siamese_runs_")
-# kernels inherit these; six epochs learn enough to be checked
-os.environ.update(SIAMESE_RUNS=RUNS.name, SIAMESE_LIVE="0", SIAMESE_EPOCHS="6")
+# kernels inherit these; three epochs learn enough to be checked
+os.environ.update(SIAMESE_RUNS=RUNS.name, SIAMESE_LIVE="0", SIAMESE_EPOCHS="3")
 failed_notebooks = set()
 
 

@@ -5,173 +5,30 @@ them is inside the embedding model. Distances are squared Euclidean and float32 
 Read the notebooks in order; each docstring names the one that explains it.
 """
 
-import contextlib
 import hashlib
 import io
 import itertools
 import os
-import sys
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from IPython import get_ipython
 from PIL import Image
 from scipy.stats import bootstrap
 from sklearn.metrics import pairwise_distances, roc_auc_score, roc_curve
 from sklearn.neighbors import NearestNeighbors
 
+# settings comes before Keras; with what notebooks use of the other modules under this one's name
+from settings import GPUS, VARIABLES, Config, prepare, read_config, start, tf  # noqa: F401
 
-@contextlib.contextmanager
-def _quiet_start():
-    """Load TensorFlow with oneDNN's kernels, and without what its C++ side writes to stderr."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # off by default on CPUs without AVX-512
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
-with _quiet_start():
-    import keras
-    import tensorflow as tf
-
-    GPUS = tf.config.list_physical_devices("GPU")
-
-# what notebooks use of the modules below this one, under one name
-from downloads import workshop  # noqa: E402
-from image_data import DATASETS, ROOT, ImageDataset, decode_image, load_images, printable  # noqa
+import keras  # isort: skip
+from downloads import workshop
+from image_data import DATASETS, ROOT, ImageDataset, decode_image, load_images, printable  # noqa: F401
 
 register = keras.saving.register_keras_serializable(package="siamese_utils")
 
-# ------------------------------------------------------------------------------- 1 configuration
-
-VARIABLES = {  # name: what it chooses
-    "SIAMESE_PRESET": "quick (no download, CPU) or full (ImageNet weights, photographs, GPU)",
-    "SIAMESE_DATASET": "toys (embedded), grocery, caltech101, lfw, or a folder of images",
-    "SIAMESE_WEIGHTS": "imagenet, none, or a weights file for ResNet50 without its top",
-    "SIAMESE_BACKBONE": "ResNet50, or a .keras file that maps RGB 0..255 to a feature map",
-    "SIAMESE_HEAD": "specified (flatten, Dense 512-256-256), slim (average, BatchNorm, Dense 256)",
-    "SIAMESE_RUNS": "folder for results (default: runs/ beside siamese_utils.py)",
-    "SIAMESE_DATA_HOME": "folder that holds or receives datasets (default: data/)",
-    "SIAMESE_SIZE": "side of the square input in pixels (default: 64 for toys in quick, else 200)",
-    "SIAMESE_EPOCHS": "training epochs (default: what the preset says)",
-    "SIAMESE_TRAIN_FROM": "first trained layer of a BACKBONE file (default: none, all frozen)",
-    "SIAMESE_VIEWS": "augmented views of a training image in the trunk cache (default: 1; full: 8)",
-    "SIAMESE_SEED": "the seed of everything random (default: 42)",
-    "SIAMESE_SEARCH": "1 makes the search of notebook 7 again (default: 0, a few steps of it)",
-    "SIAMESE_LIVE": "0 draws the loss plot once, at the end of training (default: 1, live)",
-}
-
-
-@dataclass(frozen=True)
-class Config:
-    """What a run depends on; made by `read_config`, shown in every notebook's parameters cell."""
-
-    preset: str
-    dataset: str
-    weights: str
-    backbone: str
-    head: str
-    size: int
-    epochs: int
-    train_from: str
-    views: int
-    seed: int
-    runs: Path
-    data_home: Path
-
-    @property
-    def run_dir(self):
-        """Where this run writes: `<runs>/<dataset>-<preset>`, made on first use."""
-        path = self.runs / f"{Path(self.dataset).name}-{self.preset}"
-        path.mkdir(parents=True, exist_ok=True)
-        return path
-
-    def __str__(self):
-        """One setting a line; paths as seen from the workbook, which says less of the machine."""
-
-        def shown(value):
-            if not Path(str(value)).is_absolute():
-                return value
-            try:
-                return os.path.relpath(value, ROOT)
-            except ValueError:  # on another drive
-                return value
-
-        return "\n".join(f"{name:10} {shown(value)}" for name, value in asdict(self).items())
-
-
-def _one_of(variable, value, names, file_suffix=None):
-    """`value` if it is in `names` or is a file with that suffix ("/": a folder), else an error."""
-    if value in names:
-        return value
-    for base in (Path.cwd(), ROOT):  # notebooks run in notebooks/, commands in the root
-        path = base / Path(value).expanduser()
-        if path.is_dir() if file_suffix == "/" else path.is_file() and path.suffix == file_suffix:
-            return str(path.resolve())
-    place = {None: "", "/": " | an existing folder"}.get(
-        file_suffix, f" | an existing {file_suffix} file"
-    )
-    raise ValueError(f"{variable}={value!r} is not one of: {' | '.join(names)}{place}")
-
-
-def read_config(**overrides):
-    """The `SIAMESE_*` environment variables (see `VARIABLES`); keyword arguments win over them.
-
-    Returns a `Config`. Raises ValueError for an unknown variable or value, naming the valid ones.
-    Explained in notebook 01, "Parameters".
-    """
-    unknown = [name for name in os.environ if name.startswith("SIAMESE_") and name not in VARIABLES]
-    unknown += [name for name in overrides if f"SIAMESE_{name.upper()}" not in VARIABLES]
-    if unknown:
-        raise ValueError(
-            f"unknown setting {unknown[0]!r}; the settings are: {', '.join(VARIABLES)}"
-        )
-
-    def get(name, default):
-        return str(overrides.get(name) or os.environ.get(f"SIAMESE_{name.upper()}") or default)
-
-    def positive(name, default):
-        value = get(name, default)
-        if not value.isdecimal() or int(value) < 1:
-            raise ValueError(f"SIAMESE_{name.upper()}={value!r} is not a positive whole number")
-        return int(value)
-
-    preset = get("preset", "full" if GPUS else "quick")
-    quick = _one_of("SIAMESE_PRESET", preset, ("quick", "full")) == "quick"
-    dataset = get("dataset", "toys" if quick else "grocery")
-    dataset = _one_of("SIAMESE_DATASET", dataset, tuple(DATASETS), "/")
-    weights = get("weights", "none" if quick else "imagenet")
-    backbone = get("backbone", "ResNet50")
-    return Config(
-        preset=preset,
-        dataset=dataset,
-        weights=_one_of("SIAMESE_WEIGHTS", weights, ("imagenet", "none"), ".h5"),
-        backbone=_one_of("SIAMESE_BACKBONE", backbone, ("ResNet50",), ".keras"),
-        head=_one_of(
-            "SIAMESE_HEAD",
-            get("head", "specified" if backbone == "ResNet50" else "slim"),
-            ("specified", "slim"),
-        ),
-        size=positive("size", 64 if quick and dataset == "toys" else 200),
-        epochs=positive("epochs", 12 if quick else 10),
-        train_from=get("train_from", "default"),
-        views=positive("views", 1 if quick else 8),
-        seed=positive("seed", 42),
-        runs=Path(get("runs", ROOT / "runs")).expanduser().resolve(),
-        data_home=Path(get("data_home", ROOT / "data")).expanduser().resolve(),
-    )
-
-
-# --------------------------------------------------------------------------------------- 2 triplets
+# --------------------------------------------------------------------------------------- 1 triplets
 
 
 def random_triplets(labels, count=None, seed=42):
@@ -203,26 +60,29 @@ def close_distance_triplets(embeddings, labels):
     """For every pair (i < j) of a class, the negative whose distance to i is closest to d(i, j).
 
     embeddings (n, dim), labels (n,) -> (pairs, 3) int64 (anchor i, positive j, negative), ordered
-    by i, then j; ties go to the lowest index. Squared distances in float64, one block of rows at
-    a time. Raises ValueError if no triplet exists. Explained in notebook 02, "The close-distance
-    rule".
+    by i, then j; ties go to the lowest index. Squared distances in float64, a block of rows at
+    a time. Raises ValueError if no triplet exists. Explained in notebook 02,
+    "The close-distance rule"; measured in notebook 06.
     """
-    embeddings, labels = np.asarray(embeddings, np.float64), np.asarray(labels)
-    norms, triplets = (embeddings**2).sum(1), []
-    for start in range(0, len(labels), 512):
-        rows = embeddings[start : start + 512]
-        block = norms[start : start + 512, None] - 2 * rows @ embeddings.T + norms
-        for i, distances in enumerate(block, start):
-            same = labels == labels[i]
-            positives = np.flatnonzero(same[i + 1 :]) + i + 1
-            others = np.flatnonzero(~same)
-            if len(positives) and len(others):
-                gaps = np.abs(distances[others] - distances[positives, None])
-                nearest = others[gaps.argmin(1)]
-                triplets.append(np.stack([np.full_like(positives, i), positives, nearest], 1))
-    if not triplets:
+    x, labels = np.asarray(embeddings, np.float64), np.asarray(labels)
+    norms, number, triplets = (x**2).sum(1), np.arange(len(x)), []
+    rows = max(1, 2**21 // max(1, len(x)))  # anchors at a time
+    for first in range(0, len(x), rows):
+        mine = slice(first, first + rows)
+        same = labels[mine, None] == labels
+        distances = norms[mine, None] - 2 * x[mine] @ x.T + norms
+        to_others = np.where(same, np.inf, distances)
+        anchor, positive = np.nonzero(same & (number > number[mine, None]))
+        for part in np.array_split(np.arange(len(anchor)), 1 + len(anchor) * len(x) // 2**18):
+            a, p = anchor[part], positive[part]  # so few that their gaps stay in the CPU's cache
+            gaps = to_others[a]
+            gaps -= distances[a, p, None]
+            np.abs(gaps, out=gaps)
+            triplets.append(np.stack([a + first, p, gaps.argmin(1)], 1))
+    triplets = np.concatenate(triplets or [np.empty((0, 3), np.int64)])
+    if not len(triplets) or (labels == labels[0]).all():
         raise ValueError("no triplet: it takes two classes, one of them with two images")
-    return np.concatenate(triplets)
+    return triplets
 
 
 def squared_distances(embeddings):
@@ -349,7 +209,7 @@ class IndexBatches(keras.utils.PyDataset):
         self.set_epoch(self.epoch + 1)
 
 
-# ----------------------------------------------------------------------------------------- 3 models
+# ----------------------------------------------------------------------------------------- 2 models
 
 
 @register
@@ -437,6 +297,10 @@ def build_embedding_model(
     if normalize:
         x = keras.layers.UnitNormalization(dtype="float32", name="unit_length")(x)
     tail = keras.Model(features, x, name="trainable_tail")
+    if tf.distribute.get_strategy().num_replicas_in_sync > 1:  # statistics of the whole batch
+        for layer in (*base.layers, *tail.layers):
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.synchronized = True
     return keras.Model(image, tail(trunk(image)), name="embedding_model")
 
 
@@ -505,9 +369,10 @@ class SiameseModel(keras.Model):
     the triplets are chosen in it. What is minimised is the mean loss of all triplets, or with
     `active_only` of those whose loss is above 0 (Hermans et al. 2017). Logs loss, d_ap and d_an
     (always means over all triplets) and active (the share of triplets with a loss above 0). Called
-    on images it gives embeddings, on three of them the two distances. Raises ValueError for an
-    unknown strategy or a margin that is not above 0. Explained in notebooks 03 and 04 (FaceNet,
-    Schroff et al. 2015, section 3.1).
+    on images it gives embeddings, on three of them the two distances. Made within the scope of a
+    `tf.distribute` strategy it mines the batch of all devices; each must get an equal share. Raises
+    ValueError for an unknown strategy or a margin that is not above 0. Explained in notebooks 03
+    and 04 (FaceNet, Schroff et al. 2015, section 3.1).
     """
 
     def __init__(self, model, margin=0.5, mining=None, active_only=False, **kwargs):
@@ -535,9 +400,10 @@ class SiameseModel(keras.Model):
     def triplet_distances(self, x, labels, training=False):
         """(d_ap, d_an, valid) of a batch's triplets: three arrays of one shape, float32."""
         if self.mining is None:
-            d_ap, d_an = self(x, training=training)
+            d_ap, d_an = (gather(d) for d in self(x, training=training))
             return d_ap, d_an, tf.ones_like(d_ap)
-        distances = squared_distances(self.embedding(x, training=training))
+        distances = squared_distances(gather(self.embedding(x, training=training)))
+        labels = gather(labels)
         anchor, positive, negative, valid = _select(distances, labels, self.mining)
         d_ap = tf.gather_nd(distances, tf.stack([anchor, positive], -1))
         d_an = tf.gather_nd(distances, tf.stack([anchor, negative], -1))
@@ -558,13 +424,27 @@ class SiameseModel(keras.Model):
         with tf.GradientTape() as tape:
             loss = self.compute_triplet_loss(data, training=True) + sum(self.losses)
             scaled = self.optimizer.scale_loss(loss)  # only mixed precision scales
+            # every device has the loss of the whole batch, and their gradients are added up
+            scaled /= self.distribute_strategy.num_replicas_in_sync
         gradients = tape.gradient(scaled, self.trainable_weights)
         self.optimizer.apply(gradients, self.trainable_weights)
-        return {tracker.name: tracker.result() for tracker in self.trackers}
+        return self._logs()
 
     def test_step(self, data):
         self.compute_triplet_loss(data, training=False)
-        return {tracker.name: tracker.result() for tracker in self.trackers}
+        return self._logs()
+
+    def _logs(self):
+        logs = {tracker.name: tracker.result() for tracker in self.trackers}
+        if isinstance(self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            logs = {name: value[None] for name, value in logs.items()}  # Keras reduces an axis
+        return logs
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Keras's own fails with several workers (keras issue 20585); only this needs building."""
+        if self.optimizer:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
 
     @property
     def metrics(self):
@@ -581,6 +461,22 @@ class SiameseModel(keras.Model):
         return cls(**(config | {"model": model}))
 
 
+def gather(values):
+    """The rows (b, ...) of every device, in one tensor (devices * b, ...); with one device as is.
+
+    Differentiable; every device must have the same number of rows, each its own part of a batch.
+    Explained in notebook 06, "More than one device".
+    """
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return values
+    before = context.replica_id_in_sync_group
+    after = context.num_replicas_in_sync - 1 - before
+    rows = tf.shape(values)[0]
+    padding = [[before * rows, after * rows], *[[0, 0]] * (len(values.shape) - 1)]
+    return context.all_reduce("SUM", tf.pad(values, padding))
+
+
 def warm_cosine(learning_rate, steps, warm_up=30):
     """A learning rate that rises linearly for `warm_up` steps, then falls to 0 as a half cosine.
 
@@ -592,7 +488,7 @@ def warm_cosine(learning_rate, steps, warm_up=30):
     )
 
 
-# ---------------------------------------------------------------------- 4 the frozen trunk's output
+# ---------------------------------------------------------------------- 3 the frozen trunk's output
 
 
 @register
@@ -643,11 +539,14 @@ def augmentation(seed=42):
     ])  # fmt: skip
 
 
-def trunk_features(trunk, images, cache_dir=None, dtype="float16", batch_size=64, views=1):
-    """The frozen trunk's output for all images, computed once: (n, h, w, channels) memmap.
+def trunk_features(
+    trunk, images, cache_dir=None, dtype="float16", batch_size=64, views=1, rows=None
+):
+    """The frozen trunk's output for images (n, ...), computed once: (n, h, w, channels) memmap.
 
-    With `views` above 1: (views * n, h, w, channels), first the images as they are, then each time
-    all of them through `augmentation`.
+    Of `rows` (n,) of the images, if given. With `views` above 1: (views * n, h, w, channels), first
+    the images as they are, then each time all of them through `augmentation`. Images are read a
+    batch at a time: they may be a memmap that is larger than the memory.
 
     Kept under `cache_dir` (default `<root>/runs/cache`) under a key made of the images, the
     trunk, its weights, `dtype` and the augmentation; a file that is half-written or of other images
@@ -657,55 +556,66 @@ def trunk_features(trunk, images, cache_dir=None, dtype="float16", batch_size=64
     """
     cache_dir = Path(cache_dir or ROOT / "runs/cache")
     cache_dir.mkdir(parents=True, exist_ok=True)
+    rows = np.arange(len(images)) if rows is None else np.asarray(rows)
     augment = augmentation()
     recipe = [layer.get_config() | {"name": ""} for layer in augment.layers] if views > 1 else []
-    about = f"{images.shape} {dtype} {views} {recipe} {trunk.to_json()}"
+    about = f"{len(rows)} {images.shape[1:]} {dtype} {views} {recipe} {trunk.to_json()}"
     digest = hashlib.sha256(about.encode())
-    for array in (*trunk.get_weights(), images):
+    for array in trunk.get_weights():
         digest.update(np.ascontiguousarray(array))
+    for first in range(0, len(rows), batch_size):
+        digest.update(images[rows[first : first + batch_size]])
     cache = cache_dir / f"trunk-{digest.hexdigest()[:16]}.npy"
     try:
         return np.load(cache, mmap_mode="r")
     except (OSError, ValueError):  # absent or cut short
         pass
-    shape = (views * len(images), *trunk.output_shape[1:])
+    shape = (views * len(rows), *trunk.output_shape[1:])
     progress = keras.utils.Progbar(shape[0], unit_name="image")
     about = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
     with workshop(cache) as folder:  # gone again if anything fails, also when interrupted
         with open(folder / "new.npy", "wb") as file:  # not mapped: a full disk is then an error
             np.lib.format.write_array_header_2_0(file, about)
-            for start in range(0, shape[0], batch_size):
-                rows = np.arange(start, min(start + batch_size, shape[0]))
-                batch = np.float32(images[rows % len(images)])
-                fresh = rows >= len(images)  # past the first view
+            for first in range(0, shape[0], batch_size):
+                place = np.arange(first, min(first + batch_size, shape[0]))
+                batch = np.float32(images[rows[place % len(rows)]])
+                fresh = place >= len(rows)  # past the first view
                 if fresh.any():
                     batch[fresh] = augment(batch[fresh], training=True)
-                features = trunk.predict_on_batch(batch)
+                features = _predict(trunk, batch)
                 if not np.abs(features).max() <= np.finfo(dtype).max:
                     raise ValueError(f"the trunk's output does not fit {dtype}: use float32")
                 file.write(features.astype(dtype).tobytes())
-                progress.update(rows[-1] + 1)
+                progress.update(place[-1] + 1)
         os.replace(folder / "new.npy", cache)
     return np.load(cache, mmap_mode="r")
 
 
-def embed(model, inputs, batch_size=64):
+def _predict(model, batch):
+    """A model's output for one batch; with several devices each does all of it, and one counts."""
+    return model.predict_on_batch(batch)[: len(batch)]
+
+
+def embed(model, inputs, batch_size=64, rows=None):
     """Embeddings (n, dim) float32 of images (through an embedding) or features (through a tail).
 
-    Past five seconds a progress bar appears.
+    Of all inputs, or of `rows` (n,) of them; a batch at a time, so inputs may be a memmap. Past
+    five seconds a progress bar appears.
     """
+    inputs = np.asanyarray(inputs)
+    rows = np.arange(len(inputs)) if rows is None else np.asarray(rows)
     found, bar, begin = [], None, time.monotonic()
-    for start in range(0, len(inputs), batch_size):
-        batch = np.asarray(inputs[start : start + batch_size], np.float32)
-        found.append(model.predict_on_batch(batch))
+    for first in range(0, len(rows), batch_size):
+        batch = np.asarray(inputs[rows[first : first + batch_size]], np.float32)
+        found.append(_predict(model, batch))
         if bar is None and time.monotonic() - begin > 5:
-            bar = keras.utils.Progbar(len(inputs), unit_name="image")
+            bar = keras.utils.Progbar(len(rows), unit_name="image")
         if bar:
-            bar.update(min(start + batch_size, len(inputs)))
+            bar.update(min(first + batch_size, len(rows)))
     return np.concatenate(found)
 
 
-# -------------------------------------------------------------------------------------- 5 retrieval
+# -------------------------------------------------------------------------------------- 4 retrieval
 
 
 def _neighbors(query, gallery, k, own=None):
@@ -866,31 +776,7 @@ def verification(validation, test):
     return {name: float(value) for name, value in result.items()}
 
 
-# ---------------------------------------------------------------------------- 6 plots
-
-
-def start(seed=42):
-    """What every notebook's setup cell calls: seed, plot style, versions, and `??` shown in place.
-
-    Colours are colour-blind-safe (Okabe and Ito 2008). Explained in notebook 01, "Setup".
-    """
-    keras.utils.set_random_seed(seed)
-    colors = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
-    plt.rcParams.update({
-        "axes.prop_cycle": plt.cycler(color=colors),
-        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-        "grid.alpha": 0.3, "axes.titlesize": 11, "font.size": 10, "legend.frameon": False,
-        "figure.dpi": 100, "savefig.dpi": 150, "savefig.bbox": "tight",
-    })  # fmt: skip
-    if shell := get_ipython():  # without the path of the file: it is another one elsewhere
-        show = lambda _, data, **__: print(data["text/plain"].partition("File:")[0])  # noqa: E731
-        shell.set_hook("show_in_pager", show, 0)
-    print(
-        "Python", sys.version.split()[0], "TensorFlow", tf.__version__, "Keras", keras.__version__
-    )
-    print(
-        f"{len(GPUS)} GPU" if GPUS else "no GPU: fine for quick (Colab: Runtime > Change runtime)"
-    )
+# ------------------------------------------------------------------------------------------ 5 plots
 
 
 def show_images(images, titles=None, columns=12, colors=None, width=12, title=None):

@@ -157,7 +157,8 @@ class Checkpoint(keras.callbacks.Callback):
             rest.unlink()
         if not self.resume:
             self._remove()
-        model.optimizer.build(model.trainable_variables)  # does nothing the second time
+        with model.distribute_strategy.scope():
+            model.optimizer.build(model.trainable_variables)  # does nothing the second time
         self.variables = [*model.variables, *model.optimizer.variables]
         self.facts = self._facts(model)
         self.last, self.state = None, {"epoch": 0, "history": {}}

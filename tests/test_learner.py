@@ -18,7 +18,8 @@ import exercises
 
 NOTEBOOKS = sorted((su.ROOT / "notebooks").glob("[0-9]*.ipynb"))
 MODULES = (
-    "siamese_utils", "training", "gallery", "image_data", "downloads", "exercises", "embedding_page"
+    "siamese_utils", "settings", "training", "gallery", "image_data", "downloads", "exercises",
+    "embedding_page",
 )  # fmt: skip
 
 

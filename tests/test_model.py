@@ -256,6 +256,20 @@ def test_augmented_views_follow_the_images_as_they_are(tmp_path):
         assert (first != second).any() and (second != third).any()
 
 
+def test_rows_of_a_larger_array_are_all_that_is_computed(tmp_path):
+    photos = np.random.default_rng(0).integers(0, 256, (10, 16, 16, 3)).astype(np.uint8)
+    trunk, tail = su.split_at_freeze_point(small_embedding())
+    rows = [7, 2, 5]
+    some = su.trunk_features(trunk, photos, tmp_path, dtype="float32", views=2, rows=rows)
+    whole = su.trunk_features(trunk, photos[rows], tmp_path, dtype="float32", views=2)
+    assert some.shape[0] == 6 and some.filename == whole.filename, "the same images, one cache"
+    np.testing.assert_allclose(some[:3], trunk.predict(photos[rows], verbose=0), atol=1e-6)
+    every = su.trunk_features(trunk, photos, tmp_path, dtype="float32")
+    np.testing.assert_allclose(
+        su.embed(tail, every, batch_size=2, rows=rows), su.embed(tail, every)[rows], atol=1e-6
+    )
+
+
 def test_augmentation_keeps_shape_and_range():
     photos = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3)).astype(np.float32)
     seen = su.augmentation()(photos, training=True).numpy()

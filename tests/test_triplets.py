@@ -1,5 +1,7 @@
 """Triplet selection against plain loops that a reader can check by eye."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -59,6 +61,27 @@ def test_close_distance_equals_a_plain_triple_loop(seed, integers):
     x, labels = batch(seed, integers=integers)
     triplets = su.close_distance_triplets(x, labels)
     assert triplets.tolist() == [list(t) for t in loop_close_distance(x, labels)]
+
+
+def peak_megabytes(function, *arguments):
+    """What `function(*arguments)` holds at most, as far as NumPy allocates it."""
+    tracemalloc.start()
+    try:
+        function(*arguments)
+        return tracemalloc.get_traced_memory()[1] / 1e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_close_distance_of_5000_images_holds_far_less_than_all_its_gaps():
+    vectors, labels = np.random.default_rng(0).normal(size=(5000, 256)), np.arange(5000) % 100
+    assert peak_megabytes(su.close_distance_triplets, vectors, labels) < 250
+
+
+def test_retrieval_never_holds_all_distances():
+    vectors = np.random.default_rng(0).normal(size=(20_000, 16)).astype(np.float32)
+    taken = peak_megabytes(su.retrieval_metrics, vectors, np.arange(20_000) // 5)
+    assert taken < 20_000**2 * 4 / 1e6 / 10
 
 
 def test_close_distance_crosses_block_boundaries():

@@ -1,0 +1,221 @@
+"""How the workbook starts: TensorFlow, the settings, the devices, the style of the plots.
+
+`siamese_utils` offers what is public here under its own name. Import one of the two before Keras.
+"""
+
+import contextlib
+import os
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from IPython import get_ipython
+
+
+@contextlib.contextmanager
+def _quiet_start():
+    """Load TensorFlow with oneDNN's kernels, and without what its C++ side writes to stderr."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # off by default on CPUs without AVX-512
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+with _quiet_start():
+    import keras
+    import tensorflow as tf
+
+    GPUS = tf.config.list_physical_devices("GPU")
+
+from image_data import DATASETS, ROOT  # noqa: E402  Keras is loaded now
+
+VARIABLES = {  # name: what it chooses
+    "SIAMESE_PRESET": "quick (no download, CPU) or full (ImageNet weights, photographs, GPU)",
+    "SIAMESE_DATASET": "toys (embedded), grocery, caltech101, lfw, or a folder of images",
+    "SIAMESE_WEIGHTS": "imagenet, none, or a weights file for ResNet50 without its top",
+    "SIAMESE_BACKBONE": "ResNet50, or a .keras file that maps RGB 0..255 to a feature map",
+    "SIAMESE_HEAD": "specified (flatten, Dense 512-256-256), slim (average, BatchNorm, Dense 256)",
+    "SIAMESE_RUNS": "folder for results (default: runs/ beside siamese_utils.py)",
+    "SIAMESE_DATA_HOME": "folder that holds or receives datasets (default: data/)",
+    "SIAMESE_SIZE": "side of the square input in pixels (default: 64 for toys in quick, else 200)",
+    "SIAMESE_EPOCHS": "training epochs (default: what the preset says)",
+    "SIAMESE_TRAIN_FROM": "first trained layer of a BACKBONE file (default: none, all frozen)",
+    "SIAMESE_VIEWS": "augmented views of a training image in the trunk cache (default: 1; full: 8)",
+    "SIAMESE_SEED": "the seed of everything random (default: 42)",
+    "SIAMESE_DEVICES": "one, all (every GPU here), or workers (the processes of TF_CONFIG)",
+    "SIAMESE_PRECISION": "float32, mixed_float16 or mixed_bfloat16 (GPUs; default: float32)",
+    "SIAMESE_XLA": "auto (Keras decides: not on a CPU), on or off",
+    "SIAMESE_BENCHMARK": "full measures all of notebook 6 (default: short)",
+    "SIAMESE_SEARCH": "1 makes the search of notebook 7 again (default: 0, a few steps of it)",
+    "SIAMESE_LIVE": "0 draws the loss plot once, at the end of training (default: 1, live)",
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a run depends on; made by `read_config`, shown in every notebook's parameters cell."""
+
+    preset: str
+    dataset: str
+    weights: str
+    backbone: str
+    head: str
+    size: int
+    epochs: int
+    train_from: str
+    views: int
+    seed: int
+    devices: str
+    precision: str
+    xla: str
+    runs: Path
+    data_home: Path
+
+    @property
+    def jit_compile(self):
+        """What `compile` takes: "auto", True or False."""
+        return {"auto": "auto", "on": True, "off": False}[self.xla]
+
+    @property
+    def run_dir(self):
+        """Where this run writes: `<runs>/<dataset>-<preset>`, made on first use."""
+        path = self.runs / f"{Path(self.dataset).name}-{self.preset}"
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def __str__(self):
+        """One setting a line; paths as seen from the workbook, which says less of the machine."""
+
+        def shown(value):
+            if not Path(str(value)).is_absolute():
+                return value
+            try:
+                return os.path.relpath(value, ROOT)
+            except ValueError:  # on another drive
+                return value
+
+        return "\n".join(f"{name:10} {shown(value)}" for name, value in asdict(self).items())
+
+
+def _one_of(variable, value, names, file_suffix=None):
+    """`value` if it is in `names` or is a file with that suffix ("/": a folder), else an error."""
+    if value in names:
+        return value
+    for base in (Path.cwd(), ROOT):  # notebooks run in notebooks/, commands in the root
+        path = base / Path(value).expanduser()
+        if path.is_dir() if file_suffix == "/" else path.is_file() and path.suffix == file_suffix:
+            return str(path.resolve())
+    place = {None: "", "/": " | an existing folder"}.get(
+        file_suffix, f" | an existing {file_suffix} file"
+    )
+    raise ValueError(f"{variable}={value!r} is not one of: {' | '.join(names)}{place}")
+
+
+def read_config(**overrides):
+    """The `SIAMESE_*` environment variables (see `VARIABLES`); keyword arguments win over them.
+
+    Returns a `Config`. Raises ValueError for an unknown variable or value, naming the valid ones.
+    Explained in notebook 01, "Parameters".
+    """
+    unknown = [name for name in os.environ if name.startswith("SIAMESE_") and name not in VARIABLES]
+    unknown += [name for name in overrides if f"SIAMESE_{name.upper()}" not in VARIABLES]
+    if unknown:
+        raise ValueError(
+            f"unknown setting {unknown[0]!r}; the settings are: {', '.join(VARIABLES)}"
+        )
+
+    def get(name, default):
+        return str(overrides.get(name) or os.environ.get(f"SIAMESE_{name.upper()}") or default)
+
+    def positive(name, default):
+        value = get(name, default)
+        if not value.isdecimal() or int(value) < 1:
+            raise ValueError(f"SIAMESE_{name.upper()}={value!r} is not a positive whole number")
+        return int(value)
+
+    preset = get("preset", "full" if GPUS else "quick")
+    quick = _one_of("SIAMESE_PRESET", preset, ("quick", "full")) == "quick"
+    dataset = get("dataset", "toys" if quick else "grocery")
+    dataset = _one_of("SIAMESE_DATASET", dataset, tuple(DATASETS), "/")
+    weights = get("weights", "none" if quick else "imagenet")
+    backbone = get("backbone", "ResNet50")
+    return Config(
+        preset=preset,
+        dataset=dataset,
+        weights=_one_of("SIAMESE_WEIGHTS", weights, ("imagenet", "none"), ".h5"),
+        backbone=_one_of("SIAMESE_BACKBONE", backbone, ("ResNet50",), ".keras"),
+        head=_one_of(
+            "SIAMESE_HEAD",
+            get("head", "specified" if backbone == "ResNet50" else "slim"),
+            ("specified", "slim"),
+        ),
+        size=positive("size", 64 if quick and dataset == "toys" else 200),
+        epochs=positive("epochs", 12 if quick else 10),
+        train_from=get("train_from", "default"),
+        views=positive("views", 1 if quick else 8),
+        seed=positive("seed", 42),
+        devices=_one_of("SIAMESE_DEVICES", get("devices", "one"), ("one", "all", "workers")),
+        precision=_one_of(
+            "SIAMESE_PRECISION",
+            get("precision", "float32"),
+            ("float32", "mixed_float16", "mixed_bfloat16"),
+        ),
+        xla=_one_of("SIAMESE_XLA", get("xla", "auto"), ("auto", "on", "off")),
+        runs=Path(get("runs", ROOT / "runs")).expanduser().resolve(),
+        data_home=Path(get("data_home", ROOT / "data")).expanduser().resolve(),
+    )
+
+
+def prepare(config):
+    """Set the precision and return the `tf.distribute` strategy that `config` asks for.
+
+    "one": TensorFlow's default, a single device. "all": `MirroredStrategy` on every GPU of this
+    machine, or on its logical CPU devices if it has none. "workers": `MultiWorkerMirroredStrategy`
+    on the processes that the variable TF_CONFIG names; every one of them runs the same notebook.
+    Models are made within `prepare(config).scope()`. Raises ValueError for "workers" without
+    TF_CONFIG. Explained in notebook 06, "More than one device".
+    """
+    keras.config.set_dtype_policy(config.precision)
+    if config.devices == "workers":
+        if not os.environ.get("TF_CONFIG"):
+            raise ValueError(
+                "SIAMESE_DEVICES=workers needs the variable TF_CONFIG, which says where the "
+                "workers are; `python tools/workers.py 2` sets it for two processes on this machine"
+            )
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    if config.devices == "all":
+        return tf.distribute.MirroredStrategy(
+            tf.config.list_logical_devices("GPU" if GPUS else "CPU")
+        )
+    return tf.distribute.get_strategy()
+
+
+def start(seed=42):
+    """What every notebook's setup cell calls: seed, plot style, versions, and `??` shown in place.
+
+    Colours are colour-blind-safe (Okabe and Ito 2008). Explained in notebook 01, "Setup".
+    """
+    keras.utils.set_random_seed(seed)
+    colors = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+    plt.rcParams.update({
+        "axes.prop_cycle": plt.cycler(color=colors),
+        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+        "grid.alpha": 0.3, "axes.titlesize": 11, "font.size": 10, "legend.frameon": False,
+        "figure.dpi": 100, "savefig.dpi": 150, "savefig.bbox": "tight",
+    })  # fmt: skip
+    if shell := get_ipython():  # without the path of the file: it is another one elsewhere
+        show = lambda _, data, **__: print(data["text/plain"].partition("File:")[0])  # noqa: E731
+        shell.set_hook("show_in_pager", show, 0)
+    print(
+        "Python", sys.version.split()[0], "TensorFlow", tf.__version__, "Keras", keras.__version__
+    )
+    print(
+        f"{len(GPUS)} GPU" if GPUS else "no GPU: fine for quick (Colab: Runtime > Change runtime)"
+    )

@@ -1,0 +1,117 @@
+"""One device, two logical devices, two worker processes: the same training; precision and XLA."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import siamese_utils as su
+from tools import workers
+
+keras = su.keras
+SCRIPT = str(Path(__file__).parent / "together.py")
+LABELS = np.repeat(np.arange(8), 4)
+
+
+@pytest.fixture(scope="module")
+def one_device(tmp_path_factory):
+    out = tmp_path_factory.mktemp("one") / "curves.json"
+    subprocess.run([sys.executable, SCRIPT, "one", out], check=True, timeout=300)
+    return json.loads(out.read_text("utf-8"))
+
+
+def equal(one, other):
+    """The curves and embeddings of two trainings agree to 1e-4."""
+    for mining, curves in one.items():
+        for name, values in curves.items() if mining != "replicas" else ():
+            np.testing.assert_allclose(other[mining][name], values, atol=1e-4, err_msg=name)
+
+
+def test_two_logical_devices_train_as_one(one_device, tmp_path):
+    out = tmp_path / "curves.json"
+    subprocess.run([sys.executable, SCRIPT, "all", out], check=True, timeout=300)
+    two = json.loads(out.read_text("utf-8"))
+    assert (one_device["replicas"], two["replicas"]) == (1, 2)
+    equal(one_device, two)
+
+
+def test_two_worker_processes_train_as_one(one_device, tmp_path):
+    outs = [tmp_path / "0.json", tmp_path / "1.json"]
+    ports = workers.free_ports(2)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, SCRIPT, "workers", out], env=workers.environment(i, ports, tmp_path)
+        )
+        for i, out in enumerate(outs)
+    ]
+    try:
+        assert [process.wait(300) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+    for out in outs:
+        two = json.loads(out.read_text("utf-8"))
+        assert two["replicas"] == 2
+        equal(one_device, two)
+
+
+def test_workers_without_an_address_say_what_to_do(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with pytest.raises(ValueError, match=r"TF_CONFIG.*tools/workers\.py 2"):
+        su.prepare(su.read_config(preset="quick", devices="workers"))
+
+
+def train(policy="float32", jit_compile=False, mining="semi-hard", epochs=10):
+    """A small training on one device; returns (model, images, history)."""
+    keras.utils.set_random_seed(1)
+    keras.config.set_dtype_policy(policy)
+    try:
+        image = keras.Input((8, 8, 3))
+        backbone = keras.Model(image, keras.layers.Conv2D(8, 3, activation="relu")(image))
+        embedding = su.build_embedding_model(
+            (8, 8, 3), backbone=backbone, units=(16, 8), normalize=True
+        )
+        model = su.SiameseModel(embedding, mining=mining)
+        model.compile(keras.optimizers.AdamW(3e-3), jit_compile=jit_compile)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    images = np.random.default_rng(0).normal(size=(32, 8, 8, 3)) + LABELS[:, None, None, None] / 8
+    sample = lambda epoch: su.pk_batches(LABELS, 4, 4, epoch)  # noqa: E731
+    batches = su.IndexBatches(images, LABELS, sample)
+    return model, images, model.fit(batches, epochs=epochs, shuffle=False, verbose=0).history
+
+
+@pytest.mark.parametrize("mining", ["all", "semi-hard", "batch-hard"])  # the others: as semi-hard
+def test_xla_trains_as_without(mining):
+    _, _, plain = train(mining=mining)
+    _, _, compiled = train(mining=mining, jit_compile=True)
+    for name, values in plain.items():
+        np.testing.assert_allclose(compiled[name], values, atol=1e-3, err_msg=name)
+
+
+def test_half_precision_scales_the_loss_and_reports_it_unscaled():
+    _, _, plain = train(epochs=1)
+    model, images, half = train("mixed_float16", epochs=1)
+    assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert model.optimizer.scale_loss(1.0) > 1000, "scaled, so that small gradients survive"
+    np.testing.assert_allclose(half["loss"], plain["loss"], atol=0.02)
+    np.testing.assert_allclose(half["d_an"], plain["d_an"], atol=0.02)
+    vectors = model.embedding(images[:4])
+    assert vectors.dtype == "float32" and su.squared_distances(vectors).dtype == "float32"
+    dense = model.embedding.get_layer("trainable_tail").get_layer("dense_1")
+    assert dense.compute_dtype == "float16", "the layers do compute in half precision"
+    d_ap, d_an, _ = model.triplet_distances(images, LABELS)
+    assert d_ap.dtype == d_an.dtype == "float32"
+
+
+def test_one_setting_chooses_precision_and_one_xla():
+    try:
+        su.prepare(su.read_config(preset="quick", precision="mixed_bfloat16"))
+        assert keras.config.dtype_policy().name == "mixed_bfloat16"
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert su.read_config(preset="quick", xla="on").jit_compile is True
+    assert su.read_config(preset="quick").jit_compile == "auto"

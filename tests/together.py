@@ -1,0 +1,44 @@
+"""A small training on one or several devices: what test_devices starts in processes of its own.
+
+    python together.py one|all|workers LOSSES_FILE
+
+"all" is two logical CPU devices. Prints nothing; writes the curves as JSON.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import siamese_utils as su  # noqa: I001
+import keras
+import numpy as np
+
+LABELS = np.repeat(np.arange(8), 4)
+
+if __name__ == "__main__":
+    devices, out = sys.argv[1:]
+    if devices == "all":
+        (cpu,) = su.tf.config.list_physical_devices("CPU")
+        logical = [su.tf.config.LogicalDeviceConfiguration()] * 2
+        su.tf.config.set_logical_device_configuration(cpu, logical)
+    strategy = su.prepare(su.read_config(preset="quick", devices=devices))
+    images = np.random.default_rng(0).normal(size=(32, 8, 8, 3)) + LABELS[:, None, None, None] / 8
+    curves = {"replicas": strategy.num_replicas_in_sync}
+    for mining in (None, "semi-hard"):
+        keras.utils.set_random_seed(1)
+        with strategy.scope():
+            image = keras.Input((8, 8, 3))
+            backbone = keras.Model(image, keras.layers.Conv2D(8, 3, activation="relu")(image))
+            embedding = su.build_embedding_model(
+                (8, 8, 3), backbone=backbone, units=(16, 8), normalize=True
+            )
+            model = su.SiameseModel(embedding, mining=mining)
+            model.compile(keras.optimizers.AdamW(3e-3))
+        sample = lambda epoch: su.pk_batches(LABELS, 4, 4, epoch)  # noqa: E731
+        if mining is None:
+            sample = lambda epoch: su.random_triplets(LABELS, 32, epoch).reshape(2, 16, 3)  # noqa: E731
+        batches = su.IndexBatches(images, LABELS, sample)
+        history = model.fit(batches, epochs=10, shuffle=False, verbose=0).history  # 20 steps
+        curves[str(mining)] = history | {"embeddings": su.embed(embedding, images).tolist()}
+    Path(out).write_text(json.dumps(curves), "utf-8")
