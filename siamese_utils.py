@@ -70,7 +70,7 @@ def close_distance_triplets(embeddings, labels):
     for first in range(0, len(x), rows):
         mine = slice(first, first + rows)
         same = labels[mine, None] == labels
-        distances = norms[mine, None] - 2 * x[mine] @ x.T + norms
+        distances = norms[mine, None] - 2 * (x[mine] @ x.T) + norms
         to_others = np.where(same, np.inf, distances)
         anchor, positive = np.nonzero(same & (number > number[mine, None]))
         for part in np.array_split(np.arange(len(anchor)), 1 + len(anchor) * len(x) // 2**18):
