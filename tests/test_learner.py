@@ -19,7 +19,7 @@ import exercises
 NOTEBOOKS = sorted((su.ROOT / "notebooks").glob("[0-9]*.ipynb"))
 MODULES = (
     "siamese_utils", "settings", "training", "gallery", "image_data", "downloads", "exercises",
-    "embedding_page",
+    "embedding_page", "retrieval",
 )  # fmt: skip
 
 
