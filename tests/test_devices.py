@@ -3,17 +3,16 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+import together
 
 import siamese_utils as su
 from tools import workers
 
 keras = su.keras
-SCRIPT = str(Path(__file__).parent / "together.py")
-LABELS = np.repeat(np.arange(8), 4)
+SCRIPT = together.__file__
 
 
 @pytest.fixture(scope="module")
@@ -65,45 +64,35 @@ def test_workers_without_an_address_say_what_to_do(monkeypatch):
 
 
 def train(policy="float32", jit_compile=False, mining="semi-hard", epochs=10):
-    """A small training on one device; returns (model, images, history)."""
-    keras.utils.set_random_seed(1)
+    """A small training on one device; returns (model, history)."""
     keras.config.set_dtype_policy(policy)
     try:
-        image = keras.Input((8, 8, 3))
-        backbone = keras.Model(image, keras.layers.Conv2D(8, 3, activation="relu")(image))
-        embedding = su.build_embedding_model(
-            (8, 8, 3), backbone=backbone, units=(16, 8), normalize=True
-        )
-        model = su.SiameseModel(embedding, mining=mining)
-        model.compile(keras.optimizers.AdamW(3e-3), jit_compile=jit_compile)
+        model = together.build(mining, jit_compile)
     finally:
         keras.config.set_dtype_policy("float32")
-    images = np.random.default_rng(0).normal(size=(32, 8, 8, 3)) + LABELS[:, None, None, None] / 8
-    sample = lambda epoch: su.pk_batches(LABELS, 4, 4, epoch)  # noqa: E731
-    batches = su.IndexBatches(images, LABELS, sample)
-    return model, images, model.fit(batches, epochs=epochs, shuffle=False, verbose=0).history
+    return model, together.fit(model, epochs)
 
 
 @pytest.mark.parametrize("mining", ["all", "semi-hard", "batch-hard"])  # the others: as semi-hard
 def test_xla_trains_as_without(mining):
-    _, _, plain = train(mining=mining)
-    _, _, compiled = train(mining=mining, jit_compile=True)
+    _, plain = train(mining=mining)
+    _, compiled = train(mining=mining, jit_compile=True)
     for name, values in plain.items():
         np.testing.assert_allclose(compiled[name], values, atol=1e-3, err_msg=name)
 
 
 def test_half_precision_scales_the_loss_and_reports_it_unscaled():
-    _, _, plain = train(epochs=1)
-    model, images, half = train("mixed_float16", epochs=1)
+    _, plain = train(epochs=1)
+    model, half = train("mixed_float16", epochs=1)
     assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
     assert model.optimizer.scale_loss(1.0) > 1000, "scaled, so that small gradients survive"
     np.testing.assert_allclose(half["loss"], plain["loss"], atol=0.02)
     np.testing.assert_allclose(half["d_an"], plain["d_an"], atol=0.02)
-    vectors = model.embedding(images[:4])
+    vectors = model.embedding(together.IMAGES[:4])
     assert vectors.dtype == "float32" and su.squared_distances(vectors).dtype == "float32"
     dense = model.embedding.get_layer("trainable_tail").get_layer("dense_1")
     assert dense.compute_dtype == "float16", "the layers do compute in half precision"
-    d_ap, d_an, _ = model.triplet_distances(images, LABELS)
+    d_ap, d_an, _ = model.triplet_distances(together.IMAGES, together.LABELS)
     assert d_ap.dtype == d_an.dtype == "float32"
 
 

@@ -15,6 +15,30 @@ import keras
 import numpy as np
 
 LABELS = np.repeat(np.arange(8), 4)
+IMAGES = np.random.default_rng(0).normal(size=(32, 8, 8, 3)) + LABELS[:, None, None, None] / 8
+
+
+def build(mining, jit_compile=False):
+    """A small SiameseModel, compiled; the same weights each time."""
+    keras.utils.set_random_seed(1)
+    image = keras.Input((8, 8, 3))
+    backbone = keras.Model(image, keras.layers.Conv2D(8, 3, activation="relu")(image))
+    embedding = su.build_embedding_model(
+        (8, 8, 3), backbone=backbone, units=(16, 8), normalize=True
+    )
+    model = su.SiameseModel(embedding, mining=mining)
+    model.compile(keras.optimizers.AdamW(3e-3), jit_compile=jit_compile)
+    return model
+
+
+def fit(model, epochs=10):
+    """Train on the images, two batches an epoch; returns the history."""
+    sample = lambda epoch: su.pk_batches(LABELS, 4, 4, epoch)  # noqa: E731
+    if model.mining is None:
+        sample = lambda epoch: su.random_triplets(LABELS, 32, epoch).reshape(2, 16, 3)  # noqa: E731
+    batches = su.IndexBatches(IMAGES, LABELS, sample)
+    return model.fit(batches, epochs=epochs, shuffle=False, verbose=0).history
+
 
 if __name__ == "__main__":
     devices, out = sys.argv[1:]
@@ -23,22 +47,10 @@ if __name__ == "__main__":
         logical = [su.tf.config.LogicalDeviceConfiguration()] * 2
         su.tf.config.set_logical_device_configuration(cpu, logical)
     strategy = su.prepare(su.read_config(preset="quick", devices=devices))
-    images = np.random.default_rng(0).normal(size=(32, 8, 8, 3)) + LABELS[:, None, None, None] / 8
     curves = {"replicas": strategy.num_replicas_in_sync}
     for mining in (None, "semi-hard"):
-        keras.utils.set_random_seed(1)
         with strategy.scope():
-            image = keras.Input((8, 8, 3))
-            backbone = keras.Model(image, keras.layers.Conv2D(8, 3, activation="relu")(image))
-            embedding = su.build_embedding_model(
-                (8, 8, 3), backbone=backbone, units=(16, 8), normalize=True
-            )
-            model = su.SiameseModel(embedding, mining=mining)
-            model.compile(keras.optimizers.AdamW(3e-3))
-        sample = lambda epoch: su.pk_batches(LABELS, 4, 4, epoch)  # noqa: E731
-        if mining is None:
-            sample = lambda epoch: su.random_triplets(LABELS, 32, epoch).reshape(2, 16, 3)  # noqa: E731
-        batches = su.IndexBatches(images, LABELS, sample)
-        history = model.fit(batches, epochs=10, shuffle=False, verbose=0).history  # 20 steps
-        curves[str(mining)] = history | {"embeddings": su.embed(embedding, images).tolist()}
+            model = build(mining)
+        history = fit(model)  # 20 steps
+        curves[str(mining)] = history | {"embeddings": su.embed(model.embedding, IMAGES).tolist()}
     Path(out).write_text(json.dumps(curves), "utf-8")
