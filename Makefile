@@ -2,13 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SETTINGS := PRESET DATASET WEIGHTS BACKBONE HEAD RUNS DATA_HOME SIZE EPOCHS TRAIN_FROM VIEWS SEED DEVICES PRECISION XLA BENCHMARK SEARCH
-# what was typed behind `make run`, as NAME=value words for tools/run.py
+# what was typed behind `make run`, as NAME=value words for `python -m workbook run`
 TYPED = $(foreach v,$(SETTINGS),$(if $(filter command,$(firstword $(origin $(v)))),'$(v)=$($(v))'))
 
 .PHONY: run test lab publish learner
 
 run: .venv/ready
-	@$(BIN)/python tools/run.py $(TYPED) $(NOTEBOOKS)
+	@$(BIN)/python -m workbook run $(TYPED) $(NOTEBOOKS)
 
 test: .venv/ready
 	@$(BIN)/python -m pytest
@@ -18,11 +18,11 @@ lab: .venv/ready
 
 # copies of the notebooks without solutions and outputs, in learner/
 learner: .venv/ready
-	@$(BIN)/python tools/learner.py
+	@$(BIN)/python -m workbook learner
 
 # a run, then its executed notebooks and figures become the committed ones
 publish: .venv/ready
-	@$(BIN)/python tools/run.py --publish $(TYPED) $(NOTEBOOKS)
+	@$(BIN)/python -m workbook run --publish $(TYPED) $(NOTEBOOKS)
 
 .venv/ready: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'

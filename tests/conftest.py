@@ -1,3 +1,3 @@
 """Every test runs on TensorFlow as the notebooks start it, whichever file is collected first."""
 
-import siamese_utils  # noqa: F401
+import workbook.start  # noqa: F401

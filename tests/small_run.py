@@ -16,10 +16,12 @@ import zipfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import siamese_utils as su  # noqa: I001
-import keras
 import numpy as np
-import training
+
+import siamese_utils as su
+from workbook import training
+from workbook.mining import IndexBatches, MinedSiameseModel, pk_batches
+from workbook.start import keras
 
 EPOCHS = 6
 LABELS = np.repeat(np.arange(8), 6)
@@ -62,9 +64,9 @@ def build(seed=1, mining="semi-hard", rate=3e-3):
     the same seed."""
     keras.utils.set_random_seed(seed)
     images = np.random.default_rng(0).normal(size=(48, 16, 16, 3)) + LABELS[:, None, None, None] / 8
-    sample = lambda epoch: su.pk_batches(LABELS, 4, 3, (seed, epoch))  # noqa: E731
-    batches = su.IndexBatches(np.float32(images), LABELS, sample)
-    model = su.SiameseModel(embedding(), margin=0.5, mining=mining)
+    sample = lambda epoch: pk_batches(LABELS, 4, 3, (seed, epoch))  # noqa: E731
+    batches = IndexBatches(np.float32(images), LABELS, sample)
+    model = MinedSiameseModel(embedding(), margin=0.5, mining=mining)
     schedule = keras.optimizers.schedules.CosineDecay(rate, EPOCHS * len(batches))
     model.compile(keras.optimizers.AdamW(schedule))
     return model, batches

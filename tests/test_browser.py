@@ -12,18 +12,13 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import chromium
 import nbformat
 import numpy as np
 import pytest
 from PIL import Image
 
-import siamese_utils as su
-
-sys.path.insert(0, str(su.ROOT / "tools"))
-import chromium
-
-import embedding_page
-import toys
+from workbook import ROOT, embedding_page, toys
 
 # where screenshots stay for a look; the tests need them nowhere
 SHOTS = os.environ.get("SCREENSHOTS")
@@ -33,9 +28,9 @@ SHOTS = os.environ.get("SCREENSHOTS")
 def workbook(tmp_path_factory):
     """A copy of the workbook (Lab saves what it opens) and a folder of 8 small classes."""
     folder = tmp_path_factory.mktemp("workbook")
-    for source in su.ROOT.glob("*.py"):
+    for source in ROOT.glob("*.py"):
         shutil.copy(source, folder)
-    shutil.copytree(su.ROOT / "notebooks", folder / "notebooks")
+    shutil.copytree(ROOT / "notebooks", folder / "notebooks")
     images, labels, _ = toys.render_toys([10] * 8, 64, 3)
     for i, (image, label) in enumerate(zip(images, labels)):
         (folder / f"small/class {label}").mkdir(parents=True, exist_ok=True)
@@ -45,7 +40,7 @@ def workbook(tmp_path_factory):
 
 def lab_command():
     """The words that `make lab` runs, JupyterLab's own program from this environment."""
-    lines = (su.ROOT / "Makefile").read_text("utf-8").splitlines()
+    lines = (ROOT / "Makefile").read_text("utf-8").splitlines()
     recipe = lines[next(i for i, line in enumerate(lines) if line.startswith("lab:")) + 1]
     program, *words = shlex.split(recipe.strip().lstrip("@"))
     assert program == "$(BIN)/jupyter" and words[0] == "lab", recipe
@@ -272,9 +267,9 @@ MEASURE = """(async () => {
 })()"""
 
 
-@pytest.mark.parametrize("name", sorted(p.name for p in (su.ROOT / "notebooks").glob("0*.ipynb")))
+@pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "notebooks").glob("0*.ipynb")))
 def test_nothing_is_wider_than_its_column_at_1280_pixels(browser, lab, name):
-    source = nbformat.read(su.ROOT / "notebooks" / name, as_version=4)
+    source = nbformat.read(ROOT / "notebooks" / name, as_version=4)
     pictures = sum("image/png" in str(cell.get("outputs")) for cell in source.cells)
     texts = sum(cell.cell_type == "markdown" for cell in source.cells)
     browser.open(f"{lab['url']}lab/tree/{name}?reset&token={lab['token']}")

@@ -12,13 +12,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-import siamese_utils as su
+from workbook import ROOT, colab, stamp
 
-sys.path.insert(0, str(su.ROOT / "tools"))
-import colab
-import stamp
-
-NOTEBOOKS = sorted((su.ROOT / "notebooks").glob("[0-9]*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 RUNTIME = {  # the oldest stack; for each package its own demands on the other two
     "tensorflow": ("2.19.0", ["keras>=3.5.0", "numpy<2.2.0,>=1.26.0"]),
     "keras": ("3.10.0", ["numpy"]),
@@ -72,7 +68,7 @@ def resolve(python, *requirements):
 
 
 def test_requirements_leave_the_runtimes_tensorflow_keras_and_numpy(runtime):
-    chosen = resolve(runtime, "-r", str(su.ROOT / "requirements.txt"))
+    chosen = resolve(runtime, "-r", str(ROOT / "requirements.txt"))
     assert {"matplotlib", "scikit-learn", "jupyterlab", "nbval"} <= set(chosen), "all was resolved"
     replaced = {name: chosen[name] for name in RUNTIME if name in chosen}
     assert not replaced, f"pip would replace {replaced}"
@@ -121,9 +117,9 @@ def test_results_go_to_a_mounted_drive_unless_a_setting_says_otherwise(monkeypat
 def test_every_notebook_begins_with_the_same_cell(path):
     code = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
     lines, expected = code[0].source.splitlines(), stamp.CELL.splitlines()
-    assert len(lines) == len(expected), "run tools/stamp.py"
+    assert len(lines) == len(expected), "run python -m workbook stamp"
     other = [line for line, wanted in zip(lines, expected) if line != wanted]
-    assert all(line.startswith("REPOSITORY = ") for line in other), "run tools/stamp.py"
+    assert all(line.startswith("REPOSITORY = ") for line in other), "run python -m workbook stamp"
     assert code[0].metadata["jupyter"]["source_hidden"]
 
 
@@ -145,9 +141,9 @@ def run_cell(source, folder, **variables):
 def github(tmp_path):
     """Variables for git that put a repository of the present files in GitHub's place."""
     source = tmp_path / "github/owner/name"
-    for name in ("notebooks", "tools"):
-        shutil.copytree(su.ROOT / name, source / name)
-    for file in (*su.ROOT.glob("*.py"), su.ROOT / "requirements.txt"):
+    for name in ("notebooks", "workbook"):
+        shutil.copytree(ROOT / name, source / name)
+    for file in (*ROOT.glob("*.py"), ROOT / "requirements.txt"):
         shutil.copy(file, source)
     git = ["git", "-C", source, "-c", "user.name=x", "-c", "user.email=x@example.org"]
     for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "x"]):
@@ -206,5 +202,5 @@ def test_stamp_writes_address_and_badge_once_and_keeps_the_address(tmp_path):
 
 @pytest.mark.parametrize("word", ["name", "https://github.com/a/b", "a/b/c"])
 def test_stamp_refuses_what_is_not_owner_and_name(word):
-    with pytest.raises(SystemExit, match="OWNER/NAME"):
-        stamp.main([word])
+    with pytest.raises(ValueError, match="OWNER/NAME"):
+        stamp.stamp_all(word)

@@ -2,37 +2,40 @@
 
 import pytest
 
-import siamese_utils as su
+from workbook import ROOT
+from workbook.backbones import build_from_config
+from workbook.settings import VARIABLES, read_config
+from workbook.start import GPUS, keras
 
 
 @pytest.fixture(autouse=True)
 def no_settings(monkeypatch):
-    for name in su.VARIABLES:
+    for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
 
 
 def test_defaults_without_a_gpu():
-    if su.GPUS:
+    if GPUS:
         pytest.skip("a GPU is visible: the default is full")
-    config = su.read_config()
+    config = read_config()
     assert (config.preset, config.dataset, config.weights, config.size) == (
         "quick",
         "toys",
         "none",
         64,
     )
-    assert config.runs == su.ROOT / "runs"
+    assert config.runs == ROOT / "runs"
 
 
 def test_full_is_photographs_with_imagenet_weights_at_200_pixels():
-    config = su.read_config(preset="full")
+    config = read_config(preset="full")
     assert (config.dataset, config.weights, config.size) == ("grocery", "imagenet", 200)
 
 
 def test_variables_and_keywords(monkeypatch, tmp_path):
     monkeypatch.setenv("SIAMESE_DATASET", str(tmp_path))
     monkeypatch.setenv("SIAMESE_RUNS", str(tmp_path / "r"))
-    config = su.read_config(preset="quick", epochs=3)
+    config = read_config(preset="quick", epochs=3)
     assert config.dataset == str(tmp_path) and config.size == 200 and config.epochs == 3
     assert config.run_dir == tmp_path / "r" / f"{tmp_path.name}-quick" and config.run_dir.is_dir()
 
@@ -51,7 +54,7 @@ def test_variables_and_keywords(monkeypatch, tmp_path):
 def test_a_wrong_value_lists_the_valid_ones(monkeypatch, name, value, valid):
     monkeypatch.setenv(f"SIAMESE_{name}", value)
     with pytest.raises(ValueError) as error:
-        su.read_config()
+        read_config()
     assert valid in str(error.value) and value in str(error.value) + value * (name == "SEEDS")
 
 
@@ -59,6 +62,6 @@ def test_imagenet_weights_without_a_network_name_the_file_and_the_way_out(monkey
     def refuse(*args, **kwargs):
         raise OSError("no route to host")
 
-    monkeypatch.setattr(su.keras.applications, "ResNet50", refuse)
+    monkeypatch.setattr(keras.applications, "ResNet50", refuse)
     with pytest.raises(FileNotFoundError, match=r"notop\.h5.*no route.*SIAMESE_WEIGHTS=none"):
-        su.build_embedding_model((64, 64, 3))
+        build_from_config(read_config(preset="full", dataset="toys"))

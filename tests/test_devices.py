@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import together
 
-import siamese_utils as su
-from tools import workers
+from workbook import workers
+from workbook.mining import squared_distances
+from workbook.settings import prepare, read_config
+from workbook.start import keras
 
-keras = su.keras
+keras = keras
 SCRIPT = together.__file__
 
 
@@ -59,8 +61,8 @@ def test_two_worker_processes_train_as_one(one_device, tmp_path):
 
 def test_workers_without_an_address_say_what_to_do(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
-    with pytest.raises(ValueError, match=r"TF_CONFIG.*tools/workers\.py 2"):
-        su.prepare(su.read_config(preset="quick", devices="workers"))
+    with pytest.raises(ValueError, match=r"TF_CONFIG.*workbook workers 2"):
+        prepare(read_config(preset="quick", devices="workers"))
 
 
 def train(policy="float32", jit_compile=False, mining="semi-hard", epochs=10):
@@ -89,7 +91,7 @@ def test_half_precision_scales_the_loss_and_reports_it_unscaled():
     np.testing.assert_allclose(half["loss"], plain["loss"], atol=0.02)
     np.testing.assert_allclose(half["d_an"], plain["d_an"], atol=0.02)
     vectors = model.embedding(together.IMAGES[:4])
-    assert vectors.dtype == "float32" and su.squared_distances(vectors).dtype == "float32"
+    assert vectors.dtype == "float32" and squared_distances(vectors).dtype == "float32"
     dense = model.embedding.get_layer("trainable_tail").get_layer("dense_1")
     assert dense.compute_dtype == "float16", "the layers do compute in half precision"
     d_ap, d_an, _ = model.triplet_distances(together.IMAGES, together.LABELS)
@@ -98,9 +100,9 @@ def test_half_precision_scales_the_loss_and_reports_it_unscaled():
 
 def test_one_setting_chooses_precision_and_one_xla():
     try:
-        su.prepare(su.read_config(preset="quick", precision="mixed_bfloat16"))
+        prepare(read_config(preset="quick", precision="mixed_bfloat16"))
         assert keras.config.dtype_policy().name == "mixed_bfloat16"
     finally:
         keras.config.set_dtype_policy("float32")
-    assert su.read_config(preset="quick", xla="on").jit_compile is True
-    assert su.read_config(preset="quick").jit_compile == "auto"
+    assert read_config(preset="quick", xla="on").jit_compile is True
+    assert read_config(preset="quick").jit_compile == "auto"

@@ -22,9 +22,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import siamese_utils as su
-
-import downloads  # isort: skip  (after siamese_utils)
+from workbook import ROOT, downloads, run_folder
+from workbook.images import decode_image, load_images
 
 fault = pytest.mark.fault
 ORIGINAL = dict(downloads.DATASETS)
@@ -199,7 +198,7 @@ def serve(server, monkeypatch):
 
 
 def load(name, tmp_path):
-    return su.load_images(name, 8, tmp_path / "data", tmp_path / "cache")
+    return load_images(name, 8, tmp_path / "data", tmp_path / "cache")
 
 
 def nothing_left(tmp_path):
@@ -225,7 +224,7 @@ def test_downloaded_once_and_read(tmp_path, serve, server, name):
     serve(name, ARCHIVES[name])
     data = load(name, tmp_path)
     assert data.name == name and len(data.images) == COUNTS[name] and not data.problems
-    assert (data.images[0] == su.decode_image(data.paths[0], 8)).all()
+    assert (data.images[0] == decode_image(data.paths[0], 8)).all()
     assert [path.name for path in (tmp_path / "data").iterdir()] == [ORIGINAL[name].folder]
     assert len(load(name, tmp_path).images) == COUNTS[name] and server.asked == 1
 
@@ -436,17 +435,19 @@ def test_the_disk_is_full_while_decoding(tmp_path):
         (tmp_path / entry).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / entry).write_bytes(content)
     with full_disk(1_000_000), pytest.raises(OSError, match=r"disk or quota is full.*Make room"):
-        su.load_images(tmp_path / "images", 200, cache_dir=tmp_path / "cache")
+        load_images(tmp_path / "images", 200, cache_dir=tmp_path / "cache")
     assert not any((tmp_path / "cache").iterdir())
-    assert len(su.load_images(tmp_path / "images", 200, cache_dir=tmp_path / "cache").images) == 12
+    assert len(load_images(tmp_path / "images", 200, cache_dir=tmp_path / "cache").images) == 12
 
 
 CHILD = """
 import sys; sys.path.insert(0, {root!r})
-import dataclasses, hashlib, siamese_utils as su, downloads
+import dataclasses, hashlib
+from workbook import downloads
+from workbook.images import load_images
 source = downloads.DATASETS["caltech101"]
 downloads.DATASETS["caltech101"] = dataclasses.replace(source, address={url!r}, sha256={sha!r})
-data = su.load_images("caltech101", 8, {data!r}, {cache!r})
+data = load_images("caltech101", 8, {data!r}, {cache!r})
 print("read", len(data.images), hashlib.sha256(data.images.tobytes()).hexdigest())
 """
 
@@ -454,7 +455,7 @@ print("read", len(data.images), hashlib.sha256(data.images.tobytes()).hexdigest(
 def child(server, tmp_path):
     """The same load in a process of its own."""
     code = CHILD.format(
-        root=str(su.ROOT), url=server.url, sha=hashlib.sha256(CUT).hexdigest(),
+        root=str(ROOT), url=server.url, sha=hashlib.sha256(CUT).hexdigest(),
         data=str(tmp_path / "data"), cache=str(tmp_path / "cache"),
     )  # fmt: skip
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -494,5 +495,5 @@ def test_killed_while_downloading(tmp_path, serve, server):
     serve("caltech101", CUT)
     assert len(load("caltech101", tmp_path).images) == 12
     os.utime(left, (0, 0))  # left by a run of long ago
-    with downloads.workshop(tmp_path / "data" / "lfw"):
+    with run_folder.workshop(tmp_path / "data" / "lfw"):
         assert not left.exists() and (tmp_path / "data" / "caltech101").is_dir()

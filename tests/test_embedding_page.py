@@ -2,18 +2,12 @@
 
 import json
 import re
-import sys
 
+import chromium
 import numpy as np
 import pytest
 
-import siamese_utils as su
-
-sys.path.insert(0, str(su.ROOT / "tools"))
-import chromium
-
-import embedding_page
-import toys
+from workbook import embedding_page, toys
 
 NAMES = ["red </script> fish", "tea & cup", "key <b>"]
 

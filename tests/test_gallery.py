@@ -13,7 +13,11 @@ from PIL import Image
 from test_model import small_embedding
 
 import siamese_utils as su
-from gallery import Gallery, main
+from workbook import ROOT
+from workbook.__main__ import main
+from workbook.gallery import Gallery
+from workbook.images import decode_image
+from workbook.retrieval import nearest_neighbors
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +57,7 @@ def line(model, values):
 
 def test_a_path_and_its_array_are_one_image(gallery, folder):
     path = folder / "red" / "1 é.png"
-    by_path, by_array = gallery.identify(path), gallery.identify(su.decode_image(path, 16))
+    by_path, by_array = gallery.identify(path), gallery.identify(decode_image(path, 16))
     assert by_path == by_array
     assert by_path.label == "red" and by_path.distance == pytest.approx(0, abs=1e-6)
     assert by_path.nearest[0] == ("red", by_path.distance, str(path))
@@ -63,7 +67,7 @@ def test_a_path_and_its_array_are_one_image(gallery, folder):
 
 
 def test_distances_are_squared_and_those_of_embed(gallery, model, folder):
-    images = np.stack([su.decode_image(path, 16) for path in gallery.paths])
+    images = np.stack([decode_image(path, 16) for path in gallery.paths])
     expected = su.embed(model, images)
     np.testing.assert_allclose(gallery.embeddings, expected, atol=1e-5)
     found = {path: distance for _, distance, path in gallery.identify(images[0], k=6).nearest}
@@ -113,7 +117,7 @@ def test_fitted_threshold_is_the_best_of_a_plain_loop(model, seed):
     queries, labels = line(model, 2 * rng.normal(size=50)), rng.integers(0, 7, 50)
     found = gallery.fit_threshold(queries, labels)
     best = 0
-    for limit in su.nearest_neighbors(queries, gallery.embeddings)[0][:, 0]:
+    for limit in nearest_neighbors(queries, gallery.embeddings)[0][:, 0]:
         gallery.threshold = limit
         best = max(best, sum(gallery.open_set(queries, labels).values()))
     assert found["known_accuracy"] + found["unknown_rejection"] == pytest.approx(best)
@@ -251,8 +255,8 @@ def test_a_pickle_in_the_place_of_the_entries_is_not_read(gallery, tmp_path):
 def command(*words):
     environment = os.environ | {"PYTHONUTF8": "1"}
     return subprocess.run(
-        [sys.executable, su.ROOT / "gallery.py", *map(str, words)],
-        capture_output=True, text=True, encoding="utf-8", env=environment,
+        [sys.executable, "-m", "workbook", *map(str, words)],
+        capture_output=True, text=True, encoding="utf-8", env=environment, cwd=ROOT,
     )  # fmt: skip
 
 

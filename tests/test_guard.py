@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import small_run
 
-import siamese_utils as su
-import training
+from workbook import training
+from workbook.mining import IndexBatches, MinedSiameseModel, pk_batches
 
 VECTORS = np.random.default_rng(0).normal(size=(48, 12)).astype("float32")
 
@@ -18,8 +18,8 @@ def train(images=VECTORS, labels=small_run.LABELS, mining="semi-hard", rate=3e-3
     keras.utils.set_random_seed(0)
     layers = [keras.layers.Dense(32, activation="relu"), keras.layers.Dense(8)]
     tail = keras.Sequential([keras.Input((12,)), *layers, keras.layers.UnitNormalization()])
-    batches = su.IndexBatches(images, labels, lambda e: su.pk_batches(labels, 4, 3, (1, e)))
-    model = su.SiameseModel(tail, margin=0.5, mining=mining)
+    batches = IndexBatches(images, labels, lambda e: pk_batches(labels, 4, 3, (1, e)))
+    model = MinedSiameseModel(tail, margin=0.5, mining=mining)
     model.compile(keras.optimizers.Adam(rate))
     return model.fit(batches, epochs=epochs, verbose=0, callbacks=[training.Guard()]).history
 

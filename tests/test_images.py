@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import siamese_utils as su  # isort: skip  (before Keras)
-import image_data
-from downloads import DATASETS
-from toys import render_toys
+from workbook import ROOT
+from workbook import images as image_files
+from workbook.downloads import DATASETS
+from workbook.images import decode_image, load_images
+from workbook.toys import render_toys
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "datasets"
 
@@ -32,7 +33,7 @@ NAMES = ["Școala_Ardeleană", "Bánffy", "東京", "a b", "e", "f", "g", "h", "
 
 
 def test_toys_are_reproducible_across_processes_and_split_by_class(tmp_path):
-    toys = su.load_images("toys", 16, seed=5, cache_dir=tmp_path)
+    toys = load_images("toys", 16, seed=5, cache_dir=tmp_path)
     assert toys.images.shape == (3424, 16, 16, 3) and toys.images.dtype == np.uint8
     code = (
         "import toys, hashlib;"
@@ -40,7 +41,7 @@ def test_toys_are_reproducible_across_processes_and_split_by_class(tmp_path):
         "print(hashlib.sha256(images.tobytes()).hexdigest())"
     )
     other = subprocess.run(
-        [sys.executable, "-c", code], cwd=su.ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert other.stdout.strip() == hashlib.sha256(toys.images[-240:].tobytes()).hexdigest()
     classes = {split: set(toys.labels[toys.where(split)]) for split in np.unique(toys.splits)}
@@ -58,7 +59,7 @@ def test_another_seed_draws_other_toys():
 def test_folder_with_train_and_test(tmp_path):
     write_images(tmp_path / "training set", NAMES, 9)
     write_images(tmp_path / "Test", [*NAMES, "only tested"], 2, ".JPG", shade=9)
-    data = su.load_images(tmp_path, 32, cache_dir=tmp_path / "cache")
+    data = load_images(tmp_path, 32, cache_dir=tmp_path / "cache")
     assert len(data.images) == len(data.paths) == 12 * 11 + 2 and not data.problems
     assert set(data.class_names) == {*NAMES, "only tested"}
     counts = {split: len(data.where(split)) for split in ("train", "validation", "test", "unseen")}
@@ -73,20 +74,20 @@ def test_folder_with_train_and_test(tmp_path):
 
 def test_folder_of_classes_is_divided_and_whole_classes_are_held_out(tmp_path):
     write_images(tmp_path, NAMES, 10)
-    data = su.load_images(tmp_path, 16, cache_dir=tmp_path.parent / "cache")
+    data = load_images(tmp_path, 16, cache_dir=tmp_path.parent / "cache")
     seen, unseen = set(data.labels[data.where("train")]), set(data.labels[data.where("unseen")])
     assert len(unseen) == 3 and len(seen) == 9 and not seen & unseen
     assert [len(data.where(s)) for s in ("train", "validation", "test")] == [54, 18, 18]
-    again = su.load_images(tmp_path, 16, cache_dir=tmp_path.parent / "cache")
+    again = load_images(tmp_path, 16, cache_dir=tmp_path.parent / "cache")
     assert (again.splits == data.splits).all() and (again.images == data.images).all()
-    other = su.load_images(tmp_path, 16, cache_dir=tmp_path.parent / "cache", seed=1)
+    other = load_images(tmp_path, 16, cache_dir=tmp_path.parent / "cache", seed=1)
     assert (other.splits != data.splits).any()
 
 
 def test_one_class_in_two_unicode_forms_is_one_class(tmp_path):
     write_images(tmp_path / "train", ["Scoala\u0306", "b"], 3)  # a + combining breve
     write_images(tmp_path / "test", ["Scoal\u0103", "b"], 2)
-    data = su.load_images(tmp_path, 16, cache_dir=tmp_path / "cache")
+    data = load_images(tmp_path, 16, cache_dir=tmp_path / "cache")
     assert len(data.class_names) == 2 and set(data.labels[data.where("test")]) == {0, 1}
 
 
@@ -98,41 +99,41 @@ def test_unreadable_files_are_reported_and_strict_raises(tmp_path):
     (tmp_path / "empty class").mkdir()
     whole = (tmp_path / "a" / "imagine 0.jpeg").read_bytes()
     (tmp_path / "a" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    data = su.load_images(tmp_path, 16, cache_dir=tmp_path.parent / "cache")
+    data = load_images(tmp_path, 16, cache_dir=tmp_path.parent / "cache")
     assert len(data.images) == 8
     assert {Path(p["path"]).name for p in data.problems} == {
         "text.jpg", "empty.png", "cut.jpg", "empty class",
     }  # fmt: skip
     assert all(problem["reason"] and problem["remedy"] for problem in data.problems)
     with pytest.raises(ValueError, match=r"text\.jpg"):
-        su.load_images(tmp_path, 16, cache_dir=tmp_path.parent / "cache", strict=True)
+        load_images(tmp_path, 16, cache_dir=tmp_path.parent / "cache", strict=True)
 
 
 @pytest.mark.parametrize("classes", [0, 1])
 def test_too_few_classes_is_a_clear_error(tmp_path, classes):
     write_images(tmp_path, ["a"][:classes], 3)
     with pytest.raises(ValueError, match="two sub-folders with images"):
-        su.load_images(tmp_path, 16, cache_dir=tmp_path.parent / "cache")
+        load_images(tmp_path, 16, cache_dir=tmp_path.parent / "cache")
 
 
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        su.load_images(tmp_path / "nowhere")
+        load_images(tmp_path / "nowhere")
 
 
 def test_decoding_transparency_sixteen_bits_and_rotation(tmp_path):
     Image.new("RGBA", (9, 9), (255, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert (su.decode_image(tmp_path / "clear.png", 4) == 255).all(), "transparent is white"
+    assert (decode_image(tmp_path / "clear.png", 4) == 255).all(), "transparent is white"
     ramp = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
     Image.fromarray(ramp).save(tmp_path / "deep.png")
-    decoded = su.decode_image(tmp_path / "deep.png", 16)
+    decoded = decode_image(tmp_path / "deep.png", 16)
     assert np.abs(decoded[..., 0].astype(int) - np.arange(256).reshape(16, 16)).max() <= 1
     upright = np.zeros((20, 20, 3), np.uint8)
     upright[:10] = 255  # white above black
     exif = Image.Exif()
     exif[0x0112] = 3  # taken upside down
     Image.fromarray(upright[::-1]).save(tmp_path / "phone.jpg", exif=exif, quality=95)
-    decoded = su.decode_image(tmp_path / "phone.jpg", 20)
+    decoded = decode_image(tmp_path / "phone.jpg", 20)
     assert decoded[:8].mean() > 240 and decoded[12:].mean() < 15
 
 
@@ -140,7 +141,7 @@ def test_decoding_transparency_sixteen_bits_and_rotation(tmp_path):
 def cached(tmp_path):
     """A folder of images, and the function that loads it."""
     write_images(tmp_path / "images", ["a", "b"], 4)
-    return lambda: su.load_images(tmp_path / "images", 16, cache_dir=tmp_path / "cache")
+    return lambda: load_images(tmp_path / "images", 16, cache_dir=tmp_path / "cache")
 
 
 def decoding_fails(*args):
@@ -150,7 +151,7 @@ def decoding_fails(*args):
 def test_a_whole_cache_is_used(cached, monkeypatch):
     data = cached()
     assert isinstance(data.images, np.memmap) and not data.images.flags.writeable
-    monkeypatch.setattr(image_data, "_decode", decoding_fails)
+    monkeypatch.setattr(image_files, "_decode", decoding_fails)
     again = cached()
     assert (again.images == data.images).all() and again.paths == data.paths
 
@@ -179,7 +180,7 @@ def test_a_changed_image_is_decoded_again(cached):
 
 
 def test_a_file_of_images_is_no_cache_until_it_is_complete(cached, monkeypatch):
-    decode, calls = image_data._decode, []
+    decode, calls = image_files._decode, []
 
     def interrupted(file, size):
         calls.append(file)
@@ -188,7 +189,7 @@ def test_a_file_of_images_is_no_cache_until_it_is_complete(cached, monkeypatch):
         return decode(file, size)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(image_data, "_decode", interrupted)
+        patch.setattr(image_files, "_decode", interrupted)
         cached()
     data = cached()
     assert len(data.images) == 8 and not data.problems
@@ -197,7 +198,7 @@ def test_a_file_of_images_is_no_cache_until_it_is_complete(cached, monkeypatch):
 
 def test_a_broken_cache_of_toys_is_made_again(tmp_path):
     def load():
-        return image_data._load_toys(8, 1, tmp_path, seen=2, validation=1, unseen=1)
+        return image_files._load_toys(8, 1, tmp_path, seen=2, validation=1, unseen=1)
 
     images = load().images
     [cache] = tmp_path.iterdir()
@@ -210,10 +211,10 @@ def test_memory_stays_flat_while_decoding(tmp_path):
     """2,000 images of 120,000 bytes: at no time more than a block of 512 is held."""
     Image.new("RGB", (4, 4), "red").save(tmp_path / "red.png")
     tracemalloc.start()
-    cache = image_data._decode_all([str(tmp_path / "red.png")] * 2000, 200, tmp_path / "cache")
+    cache = image_files._decode_all([str(tmp_path / "red.png")] * 2000, 200, tmp_path / "cache")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    images, results = image_data._read_cache(cache, 200)
+    images, results = image_files._read_cache(cache, 200)
     assert images.shape == (2000, 200, 200, 3) and len(results) == 2000
     assert (images[1999] == [255, 0, 0]).all()
     assert peak < 600 * 200 * 200 * 3
@@ -221,7 +222,7 @@ def test_memory_stays_flat_while_decoding(tmp_path):
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the Grocery Store photographs are not here")
 def test_grocery_has_the_authors_splits(tmp_path):
-    data = su.load_images("grocery", 32, data_home=SHARED, cache_dir=tmp_path)
+    data = load_images("grocery", 32, data_home=SHARED, cache_dir=tmp_path)
     counts = [len(data.where(s)) for s in ("train", "validation", "test", "reference")]
     assert counts == [2640, 296, 2485, 81] and len(data.class_names) == 81 and not data.problems
     i = data.where("test")[0]
@@ -232,4 +233,4 @@ def test_grocery_without_a_network_says_what_to_do(tmp_path, monkeypatch):
     source = dataclasses.replace(DATASETS["grocery"], address="http://127.0.0.1:9/archive.zip")
     monkeypatch.setitem(DATASETS, "grocery", source)
     with pytest.raises(FileNotFoundError, match=r"archive\.zip.*SIAMESE_DATASET=toys"):
-        su.load_images("grocery", 32, data_home=tmp_path)
+        load_images("grocery", 32, data_home=tmp_path)

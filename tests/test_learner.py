@@ -2,25 +2,16 @@
 
 import ast
 import re
-import sys
 from pathlib import Path
 from urllib.parse import unquote
 
 import nbformat
 import pytest
 
-import siamese_utils as su
+from workbook import ROOT, exercises, learner
 
-sys.path.insert(0, str(su.ROOT / "tools"))
-import learner
-
-import exercises
-
-NOTEBOOKS = sorted((su.ROOT / "notebooks").glob("[0-9]*.ipynb"))
-MODULES = (
-    "siamese_utils", "settings", "training", "gallery", "image_data", "downloads", "exercises",
-    "embedding_page", "retrieval",
-)  # fmt: skip
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+MODULES = [ROOT / "siamese_utils.py", *sorted((ROOT / "workbook").glob("*.py"))]
 
 
 def cells(path, tag=None):
@@ -32,7 +23,7 @@ def cells(path, tag=None):
 
 
 def test_learner_copies_hold_everything_but_solutions_and_outputs(tmp_path):
-    learner.main([str(tmp_path)])
+    learner.write_copies(tmp_path)
     assert [path.name for path in sorted(tmp_path.iterdir())] == [p.name for p in NOTEBOOKS]
     for path in NOTEBOOKS:
         copy = nbformat.read(tmp_path / path.name, as_version=4)
@@ -45,7 +36,7 @@ def test_learner_copies_hold_everything_but_solutions_and_outputs(tmp_path):
 
 def test_the_notebooks_themselves_are_not_touched(tmp_path):
     before = {path: path.read_bytes() for path in NOTEBOOKS}
-    learner.main([str(tmp_path)])
+    learner.write_copies(tmp_path)
     assert {path: path.read_bytes() for path in NOTEBOOKS} == before
 
 
@@ -123,7 +114,7 @@ def sections(path):
 def promises():
     """(module, function, notebook's number, section or None) of every docstring that names one."""
     for module in MODULES:
-        tree = ast.parse((su.ROOT / f"{module}.py").read_text("utf-8"))
+        tree = ast.parse(module.read_text("utf-8"))
         for node in ast.walk(tree):
             if not isinstance(node, (ast.FunctionDef, ast.ClassDef)):
                 continue
@@ -133,7 +124,7 @@ def promises():
             ):
                 names = re.findall('"([^"]+)"', rest) or [None]
                 for number in re.findall(r"\d\d", numbers):
-                    yield from ((module, node.name, number, name) for name in names)
+                    yield from ((module.stem, node.name, number, name) for name in names)
 
 
 PROMISES = list(promises())
@@ -159,7 +150,7 @@ def slug(heading):
     return heading.lstrip("# ").replace("`", "").replace(" ", "-")
 
 
-PAGES = [*sorted((su.ROOT / "docs").glob("*.md")), *NOTEBOOKS]
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), *NOTEBOOKS]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
@@ -179,6 +170,6 @@ def test_links_between_pages_notebooks_and_modules_lead_somewhere(page):
 
 
 def test_images_in_pages_carry_a_text():
-    for page in [su.ROOT / "README.md", *Path(su.ROOT, "docs").glob("*.md")]:
+    for page in [ROOT / "README.md", *Path(ROOT, "docs").glob("*.md")]:
         for text, _ in re.findall(r"!\[(.*?)\]\((.*?)\)", page.read_text("utf-8")):
             assert len(text) > 10, f"{page.name}: an image without alternative text"

@@ -9,6 +9,8 @@ lone the definitions part: theirs gives nan, ours an error.
 import numpy as np
 import pytest
 
+from workbook.retrieval import retrieval_metrics
+
 NAMES = {  # theirs: ours
     "precision_at_1": "precision@1",
     "r_precision": "r_precision",
@@ -79,9 +81,8 @@ RECORDED = {
 
 @pytest.mark.parametrize(("name", "seed"), RECORDED)
 def test_measures_equal_the_recorded_reference(name, seed):
-    import siamese_utils as su
 
-    found = su.retrieval_metrics(*make_case(name, seed))
+    found = retrieval_metrics(*make_case(name, seed))
     for theirs, ours in NAMES.items():
         assert found[ours] == pytest.approx(RECORDED[name, seed][theirs], abs=1e-9), ours
 

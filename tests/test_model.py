@@ -8,6 +8,11 @@ import pytest
 import tensorflow as tf
 
 import siamese_utils as su
+from workbook.backbones import build_from_config
+from workbook.mining import MINING, IndexBatches, MinedSiameseModel, mine_triplets, pk_batches
+from workbook.settings import read_config
+from workbook.training import warm_cosine
+from workbook.trunk_cache import RandomCropResize, augmentation, trunk_features
 
 
 def count(weights):
@@ -20,8 +25,12 @@ def small_embedding(**options):
     x = keras.layers.Rescaling(1 / 255)(image)
     x = keras.layers.Conv2D(8, 3, strides=2, activation="relu", name="conv_a")(x)
     x = keras.layers.Conv2D(8, 3, strides=2, activation="relu", name="conv_b")(x)
-    options = {"normalize": True, "train_from": "conv_b", "units": (32, 16, 8)} | options
+    options = {"normalize": True, "train_from": "conv_b", "head": small_head} | options
     return su.build_embedding_model((16, 16, 3), backbone=keras.Model(image, x), **options)
+
+
+def small_head(feature_map):
+    return su.specified_head(feature_map, units=(32, 16, 8))
 
 
 @pytest.fixture
@@ -69,11 +78,9 @@ def test_preprocessing_is_inside_once(embedding):
 def test_options_of_the_embedding(images):
     unit = su.embed(small_embedding(), images)
     np.testing.assert_allclose((unit**2).sum(1), 1, atol=1e-5)
-    averaged = small_embedding(head="average", train_from=None)
+    averaged = small_embedding(head=su.slim_head, train_from=None)
     assert averaged.get_layer("frozen_trunk").output_shape == (None, 3, 3, 8)
-    assert averaged.get_layer("trainable_tail").get_layer("dense_1").kernel.shape == (8, 32)
-    with pytest.raises(ValueError, match="flatten, average"):
-        small_embedding(head="max")
+    assert averaged.get_layer("trainable_tail").get_layer("embedding").kernel.shape == (8, 256)
     with pytest.raises(ValueError, match="conv_c"):
         small_embedding(train_from="conv_c")
 
@@ -81,8 +88,8 @@ def test_options_of_the_embedding(images):
 def test_a_slim_head_is_a_batch_norm_and_one_dense_layer_also_on_resnet(monkeypatch):
     for name in [name for name in os.environ if name.startswith("SIAMESE_")]:
         monkeypatch.delenv(name)
-    config = su.read_config(preset="full", dataset="toys", weights="none", head="slim", size=64)
-    _, tail = su.split_at_freeze_point(su.build_from_config(config))
+    config = read_config(preset="full", dataset="toys", weights="none", head="slim", size=64)
+    _, tail = su.split_at_freeze_point(build_from_config(config))
     names = [layer.name for layer in tail.layers[2:]]
     assert names == ["average", "feature_norm", "embedding", "unit_length"]
     assert tail.get_layer("embedding").kernel.shape == (2048, 256)
@@ -93,7 +100,6 @@ def test_distance_layer_by_hand():
     a, p, n = map(tf.constant, ([[1.0, 2]], [[1.0, 0]], [[4.0, 6]]))
     d_ap, d_an = su.DistanceLayer()(a, p, n)
     assert d_ap.numpy().tolist() == [4] and d_an.numpy().tolist() == [25]
-    assert [float(d[0]) for d in su.DistanceLayer()((a, p, n))] == [4, 25], "one tuple works too"
 
 
 def test_siamese_network_shares_its_weights(images):
@@ -126,47 +132,47 @@ def test_loss_on_explicit_triplets_by_hand(images, over):
 
 def test_mean_over_the_active_triplets_only(images):
     x, data = images, (images, LABELS)
-    model = su.SiameseModel(small_embedding(), 0.05, "all", active_only=True)
-    triplets = su.mine_triplets(su.embed(model.embedding, x), LABELS, "all").numpy()
+    model = MinedSiameseModel(small_embedding(), 0.05, "all", active_only=True)
+    triplets = mine_triplets(su.embed(model.embedding, x), LABELS, "all").numpy()
     a, p, n = su.embed(model.embedding, x)[triplets.T]
     losses = np.maximum(((a - p) ** 2).sum(1) - ((a - n) ** 2).sum(1) + 0.05, 0)
     assert 0 < (losses > 0).mean() < 1, "some triplets are active, some are not"
-    loss = model.compute_triplet_loss(data, training=False)
+    loss = model.triplet_loss(data, training=False)
     assert float(loss) == pytest.approx(losses[losses > 0].mean(), rel=1e-4)
     assert float(model.trackers[0].result()) == pytest.approx(losses.mean(), rel=1e-4)
-    one_class = model.compute_triplet_loss((x, 0 * LABELS), training=False)
+    one_class = model.triplet_loss((x, 0 * LABELS), training=False)
     assert float(one_class) == 0, "no triplet, no division by zero"
 
 
 def test_learning_rate_rises_then_falls_to_zero():
-    rate = su.warm_cosine(0.1, 100, warm_up=20)
+    rate = warm_cosine(0.1, 100, warm_up=20)
     values = [float(rate(step)) for step in (0, 10, 20, 60, 100)]
     np.testing.assert_allclose(values, [0, 0.05, 0.1, 0.05, 0], atol=1e-6)
-    assert float(su.warm_cosine(0.1, 8)(2)) == pytest.approx(0.1), "a quarter of the steps at most"
+    assert float(warm_cosine(0.1, 8)(2)) == pytest.approx(0.1), "a quarter of the steps at most"
 
 
-@pytest.mark.parametrize("mining", su.MINING)
+@pytest.mark.parametrize("mining", MINING)
 def test_mined_loss_is_the_mean_over_the_mined_triplets(images, mining):
     embedding = small_embedding()
-    model = su.SiameseModel(embedding, margin=0.3, mining=mining)
+    model = MinedSiameseModel(embedding, margin=0.3, mining=mining)
     model.compile("adam")
     e = su.embed(embedding, images)
-    a, p, n = su.mine_triplets(e, LABELS, mining).numpy().T
+    a, p, n = mine_triplets(e, LABELS, mining).numpy().T
     losses = np.maximum(((e[a] - e[p]) ** 2).sum(1) - ((e[a] - e[n]) ** 2).sum(1) + 0.3, 0)
     logs = model.evaluate(images, LABELS, batch_size=24, return_dict=True, verbose=0)
     assert logs["loss"] == pytest.approx(losses.mean(), abs=1e-5)
     assert logs["active"] == pytest.approx((losses > 0).mean(), abs=1e-5)
 
 
-@pytest.mark.parametrize("mining", [None, *su.MINING])
+@pytest.mark.parametrize("mining", [None, *MINING])
 def test_training_lowers_the_loss_and_leaves_the_trunk_alone(images, mining):
     keras.utils.set_random_seed(0)
     embedding = small_embedding()
     trunk, tail = su.split_at_freeze_point(embedding)
     frozen, moving = trunk.get_weights(), tail.get_layer("batch_norm_1").moving_mean.numpy()
     sample = lambda epoch: np.arange(24)[None] if mining else su.random_triplets(LABELS, 24)[None]  # noqa: E731
-    batches = su.IndexBatches(images, LABELS, sample)
-    model = su.SiameseModel(embedding, mining=mining)
+    batches = IndexBatches(images, LABELS, sample)
+    model = MinedSiameseModel(embedding, mining=mining)
     model.compile(keras.optimizers.Adam(1e-3))
     history = model.fit(batches, epochs=15, verbose=0).history
     assert history.keys() == {"loss", "d_ap", "d_an", "active"}
@@ -178,13 +184,13 @@ def test_training_lowers_the_loss_and_leaves_the_trunk_alone(images, mining):
 
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="semi-hard"):
-        su.SiameseModel(small_embedding(), mining="semi")
+        MinedSiameseModel(small_embedding(), mining="semi")
     with pytest.raises(ValueError, match="margin"):
         su.SiameseModel(small_embedding(), margin=0)
 
 
 def test_embedding_and_siamese_model_survive_saving(images, tmp_path):
-    model = su.SiameseModel(small_embedding(), margin=0.7, mining="batch-hard")
+    model = MinedSiameseModel(small_embedding(), margin=0.7, mining="batch-hard")
     model.compile(keras.optimizers.Adam(1e-3))
     model.fit(images, LABELS, batch_size=24, verbose=0)
     model.embedding.save(tmp_path / "embedding.keras")
@@ -206,31 +212,31 @@ def test_cached_and_uncached_training_agree(images, tmp_path):
         keras.utils.set_random_seed(3)
         embedding = small_embedding()
         trunk, tail = su.split_at_freeze_point(embedding)
-        inputs = su.trunk_features(trunk, images, tmp_path, dtype="float32") if cached else images
-        model = su.SiameseModel(tail if cached else embedding, mining="semi-hard")
+        inputs = trunk_features(trunk, images, tmp_path, dtype="float32") if cached else images
+        model = MinedSiameseModel(tail if cached else embedding, mining="semi-hard")
         model.compile(keras.optimizers.Adam(1e-3))
-        sample = lambda epoch: su.pk_batches(LABELS, 4, 3, seed=epoch)  # noqa: E731
-        model.fit(su.IndexBatches(inputs, LABELS, sample), epochs=10, verbose=0)  # 20 steps
+        sample = lambda epoch: pk_batches(LABELS, 4, 3, seed=epoch)  # noqa: E731
+        model.fit(IndexBatches(inputs, LABELS, sample), epochs=10, verbose=0)  # 20 steps
         results.append(su.embed(embedding, images))
     np.testing.assert_allclose(*results, atol=1e-4)
 
 
 def test_trunk_cache_is_keyed_and_never_half_used(images, tmp_path):
     trunk, _ = su.split_at_freeze_point(small_embedding())
-    features = su.trunk_features(trunk, images, tmp_path, dtype="float32")
+    features = trunk_features(trunk, images, tmp_path, dtype="float32")
     np.testing.assert_allclose(features, trunk.predict(images, verbose=0), atol=1e-6)
     (file,) = tmp_path.glob("*.npy")
     stamp = file.stat().st_mtime_ns
-    su.trunk_features(trunk, images, tmp_path, dtype="float32")
+    trunk_features(trunk, images, tmp_path, dtype="float32")
     assert file.stat().st_mtime_ns == stamp, "the second call reads what the first wrote"
     del features
     file.write_bytes(file.read_bytes()[:-100])
-    features = su.trunk_features(trunk, images, tmp_path, dtype="float32")
+    features = trunk_features(trunk, images, tmp_path, dtype="float32")
     np.testing.assert_allclose(features, trunk.predict(images, verbose=0), atol=1e-6)
     changed = images.copy()
     changed[5] += 1
-    su.trunk_features(trunk, changed, tmp_path, dtype="float32")
-    su.trunk_features(su.split_at_freeze_point(small_embedding())[0], images, tmp_path)
+    trunk_features(trunk, changed, tmp_path, dtype="float32")
+    trunk_features(su.split_at_freeze_point(small_embedding())[0], images, tmp_path)
     assert len(list(tmp_path.glob("*.npy"))) == 3, "other images, other weights: other files"
 
 
@@ -238,7 +244,7 @@ def test_trunk_cache_does_not_depend_on_how_many_models_were_built(tmp_path):
     for _ in range(2):  # Keras numbers the names that are not given
         keras.utils.set_random_seed(0)
         embedding = su.build_embedding_model((32, 32, 3), weights=None)
-        su.trunk_features(
+        trunk_features(
             su.split_at_freeze_point(embedding)[0], np.zeros((1, 32, 32, 3)), tmp_path
         )
     assert len(list(tmp_path.glob("trunk-*.npy"))) == 1
@@ -247,8 +253,8 @@ def test_trunk_cache_does_not_depend_on_how_many_models_were_built(tmp_path):
 def test_augmented_views_follow_the_images_as_they_are(tmp_path):
     photos = np.random.default_rng(0).integers(0, 256, (10, 16, 16, 3)).astype(np.uint8)
     trunk, _ = su.split_at_freeze_point(small_embedding())
-    plain = su.trunk_features(trunk, photos, tmp_path, dtype="float32", batch_size=4)
-    views = su.trunk_features(trunk, photos, tmp_path, dtype="float32", batch_size=4, views=3)
+    plain = trunk_features(trunk, photos, tmp_path, dtype="float32", batch_size=4)
+    views = trunk_features(trunk, photos, tmp_path, dtype="float32", batch_size=4, views=3)
     assert views.shape == (30, *plain.shape[1:])
     np.testing.assert_allclose(views[:10], plain, atol=1e-6)
     for image in range(10):
@@ -260,11 +266,11 @@ def test_rows_of_a_larger_array_are_all_that_is_computed(tmp_path):
     photos = np.random.default_rng(0).integers(0, 256, (10, 16, 16, 3)).astype(np.uint8)
     trunk, tail = su.split_at_freeze_point(small_embedding())
     rows = [7, 2, 5]
-    some = su.trunk_features(trunk, photos, tmp_path, dtype="float32", views=2, rows=rows)
-    whole = su.trunk_features(trunk, photos[rows], tmp_path, dtype="float32", views=2)
+    some = trunk_features(trunk, photos, tmp_path, dtype="float32", views=2, rows=rows)
+    whole = trunk_features(trunk, photos[rows], tmp_path, dtype="float32", views=2)
     assert some.shape[0] == 6 and some.filename == whole.filename, "the same images, one cache"
     np.testing.assert_allclose(some[:3], trunk.predict(photos[rows], verbose=0), atol=1e-6)
-    every = su.trunk_features(trunk, photos, tmp_path, dtype="float32")
+    every = trunk_features(trunk, photos, tmp_path, dtype="float32")
     np.testing.assert_allclose(
         su.embed(tail, every, batch_size=2, rows=rows), su.embed(tail, every)[rows], atol=1e-6
     )
@@ -272,7 +278,7 @@ def test_rows_of_a_larger_array_are_all_that_is_computed(tmp_path):
 
 def test_augmentation_keeps_shape_and_range():
     photos = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3)).astype(np.float32)
-    seen = su.augmentation()(photos, training=True).numpy()
+    seen = augmentation()(photos, training=True).numpy()
     assert seen.shape == photos.shape and seen.min() >= 0 and seen.max() <= 255
     assert seen.std() > 20, "still a picture"
 
@@ -280,14 +286,14 @@ def test_augmentation_keeps_shape_and_range():
 def test_random_crops_are_parts_of_the_image_or_of_its_mirror_image():
     ramp = np.arange(16, dtype=np.float32)  # columns tell where a pixel comes from
     images = np.tile(ramp[None, None, :, None], (200, 16, 1, 3))
-    whole = su.RandomCropResize(area=1, aspect=1, seed=0)
+    whole = RandomCropResize(area=1, aspect=1, seed=0)
     found = whole(images, training=True).numpy()
     mirrored = (found[:, 0, 0, 0] > 8).mean()
     assert 0.35 < mirrored < 0.65
     np.testing.assert_allclose(
         found[0, 0, :, 0], ramp[:: -1 if found[0, 0, 0, 0] else 1], atol=1e-4
     )
-    part = su.RandomCropResize(area=0.25, aspect=1, seed=0)(images, training=True).numpy()
+    part = RandomCropResize(area=0.25, aspect=1, seed=0)(images, training=True).numpy()
     width = abs(part[:, 0, -1, 0] - part[:, 0, 0, 0]) / 15
     assert width.min() < 0.6 and width.max() > 0.9 and (width > 0.49).all()
     assert part.min() >= 0 and part.max() <= 15
@@ -297,5 +303,5 @@ def test_random_crops_are_parts_of_the_image_or_of_its_mirror_image():
 def test_trunk_overflow_in_float16_is_an_error(tmp_path):
     trunk = keras.Sequential([keras.Input((2, 2, 3)), keras.layers.Rescaling(1e6)])
     with pytest.raises(ValueError, match="float32"):
-        su.trunk_features(trunk, np.ones((3, 2, 2, 3), np.float32), tmp_path)
+        trunk_features(trunk, np.ones((3, 2, 2, 3), np.float32), tmp_path)
     assert not list(tmp_path.glob("*.npy"))

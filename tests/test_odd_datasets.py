@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 import siamese_utils as su
+from workbook.images import load_images
+from workbook.mining import batch_shape, pk_batches
 
 odd = pytest.mark.odd_dataset
 
@@ -34,7 +36,7 @@ def folder(tmp_path):
 
 
 def load(folder, **options):
-    return su.load_images(folder, 8, cache_dir=folder.parent / "cache", **options)
+    return load_images(folder, 8, cache_dir=folder.parent / "cache", **options)
 
 
 def found(rows, reason):
@@ -114,7 +116,7 @@ def test_classes_with_one_image_are_in_the_gallery_and_never_an_anchor(folder):
     train = data.where("train")
     triplets = train[su.random_triplets(data.labels[train], 500)]
     assert not np.isin(triplets[:, :2], singles).any() and np.isin(triplets[:, 2], singles).any()
-    batches = train[su.pk_batches(data.labels[train], *su.batch_shape(data.labels[train]))]
+    batches = train[pk_batches(data.labels[train], *batch_shape(data.labels[train]))]
     assert not np.isin(batches, singles).any()
 
 
@@ -125,7 +127,7 @@ def test_only_classes_of_one_image(folder):
     assert len(found(data.warnings, "never an anchor")) == 3
     assert found(data.warnings, "no test image")
     with pytest.raises(ValueError, match="two classes with two training images each"):
-        su.batch_shape(data.labels[data.where("train")])
+        batch_shape(data.labels[data.where("train")])
     with pytest.raises(ValueError, match="two classes, one of them with two images"):
         su.random_triplets(data.labels)
 
@@ -137,7 +139,7 @@ def test_three_images_in_all(folder):
     assert data.splits.tolist() == ["train"] * 3 and len(data.gallery) == 3
     assert found(data.warnings, "no test image: no class has five")
     with pytest.raises(ValueError, match="two classes with two training images each"):
-        su.batch_shape(data.labels)
+        batch_shape(data.labels)
     assert set(map(tuple, su.random_triplets(data.labels))) == {(0, 1, 2), (1, 0, 2)}
 
 
@@ -258,7 +260,7 @@ def test_ten_thousand_classes(folder):
         (folder / f"{i:05}").mkdir()
         for j in range(2):
             (folder / f"{i:05}" / f"{j}.bmp").write_bytes(header + bytes([i % 256, i // 256, j, 0]))
-    data = su.load_images(folder, 4, cache_dir=folder.parent / "cache", strict=True)
+    data = load_images(folder, 4, cache_dir=folder.parent / "cache", strict=True)
     assert data.images.shape == (20_000, 4, 4, 3) and len(data.class_names) == 10_000
     assert len(np.unique(data.labels[data.where("unseen")])) == 2_500
     for i in np.random.default_rng(0).integers(0, 20_000, 50):
@@ -278,14 +280,14 @@ def test_ten_thousand_classes(folder):
 def test_fewer_classes_than_p_or_images_than_k(counts, classes, images):
     labels = np.repeat(np.arange(len(counts)), counts)
     with pytest.raises(ValueError, match=rf"P x K = {classes} x {images}") as error:
-        su.pk_batches(labels, classes, images)
+        pk_batches(labels, classes, images)
     tries = [(int(p), images) for p in re.findall(r"P = (\d+)", str(error.value))]
     tries += [(classes, int(k)) for k in re.findall(r"a K of at most (\d+)", str(error.value))]
     try:
-        p, k = su.batch_shape(labels, classes, images)
+        p, k = batch_shape(labels, classes, images)
     except ValueError as no_batch:
         assert "two classes with two training images each" in str(no_batch)
         assert not tries and "Add images" in str(error.value)
         return
-    assert su.pk_batches(labels, p, k).shape[1] == p * k
-    assert tries and all(su.pk_batches(labels, *shape).size for shape in tries)
+    assert pk_batches(labels, p, k).shape[1] == p * k
+    assert tries and all(pk_batches(labels, *shape).size for shape in tries)

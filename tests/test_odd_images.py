@@ -14,9 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-import siamese_utils as su
-
-import image_data  # isort: skip  (after siamese_utils)
+from workbook.images import decode_image, load_images, pillow_heif, printable
 
 COLORS = np.uint8([[[230, 30, 30], [30, 200, 40]], [[20, 40, 210], [240, 220, 40]]])
 PICTURE = Image.fromarray(COLORS.repeat(24, 0).repeat(32, 1))  # 64 x 48: four quadrants
@@ -207,7 +205,7 @@ def dataset(tmp_path):
 
 
 def load(folder, **options):
-    return su.load_images(folder, 32, cache_dir=folder.parent / "cache", **options)
+    return load_images(folder, 32, cache_dir=folder.parent / "cache", **options)
 
 
 def written(data):
@@ -225,26 +223,26 @@ def test_read_right(dataset, what):
     assert len(data.images) == 3 and not data.problems
     pixels = data.images[data.paths.index(path)]
     assert np.abs(quadrants(pixels) - np.asarray(colors)).max() <= 12
-    assert (pixels == su.decode_image(path, 32)).all()
+    assert (pixels == decode_image(path, 32)).all()
 
 
 @pytest.mark.odd_image
 @pytest.mark.parametrize("what", BROKEN)
 def test_listed_with_reason_and_remedy(dataset, what):
     name, content, reason, remedy = BROKEN[what]
-    if image_data.pillow_heif and "heic" in what:
+    if pillow_heif and "heic" in what:
         pytest.skip("a decoder is installed")
     path = make(dataset / "a", name, content)
     data = load(dataset)
     check_listed(data, dataset, path, reason, remedy)
     with pytest.raises(ValueError, match=f"(?s){re.escape(name)}.*{reason}"):
-        su.decode_image(path, 32)
+        decode_image(path, 32)
 
 
 def check_listed(data, folder, path, reason, remedy):
     """One problem, of this path, in `.problems` and in the CSV; strict raises it."""
     [problem] = data.problems
-    assert len(data.images) == 2 and problem["path"] == image_data.printable(path)
+    assert len(data.images) == 2 and problem["path"] == printable(path)
     assert re.search(reason, problem["reason"]) and re.search(remedy, problem["remedy"])
     assert {"kind": "problem"} | problem in written(data)
     with pytest.raises(ValueError, match=f"1 problems.*{reason}".replace(".*", "(?s:.*)")):
@@ -402,4 +400,4 @@ def test_a_broken_file_of_an_odd_name_can_be_printed(dataset, name, shown):
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.jpg"):
-        su.decode_image(tmp_path / "nowhere.jpg", 32)
+        decode_image(tmp_path / "nowhere.jpg", 32)

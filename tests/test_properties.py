@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from test_retrieval import loop_metrics
 
 import siamese_utils as su
+from workbook.mining import MINING, mine_triplets
+from workbook.retrieval import retrieval_metrics
 
 settings.register_profile(
     "steady",  # the same examples each time, no time limit: a slow machine is no failure
@@ -51,20 +53,20 @@ def has_triplet(labels):
     return len(counts) > 1 and counts.max() > 1
 
 
-@pytest.mark.parametrize("strategy", su.MINING)
+@pytest.mark.parametrize("strategy", MINING)
 @given(batch=batches())
 def test_permuting_a_batch_permutes_the_mined_triplets(strategy, batch):
     points, labels, order = batch
-    mined = su.mine_triplets(points, labels, strategy)
-    permuted = su.mine_triplets(points[order], labels[order], strategy).numpy()
+    mined = mine_triplets(points, labels, strategy)
+    permuted = mine_triplets(points[order], labels[order], strategy).numpy()
     assert as_set(order[permuted]) == as_set(mined) and len(permuted) == len(mined)
 
 
-@pytest.mark.parametrize("strategy", su.MINING)
+@pytest.mark.parametrize("strategy", MINING)
 @given(batch=batches(ties=True))
 def test_a_mined_triplet_is_never_wrong_and_never_twice(strategy, batch):
     points, labels, _ = batch
-    mined = su.mine_triplets(points, labels, strategy).numpy()
+    mined = mine_triplets(points, labels, strategy).numpy()
     assert is_valid(mined, labels) and len(as_set(mined)) == len(mined)
     if strategy != "semi-hard":  # which alone may find none where there are some
         assert (len(mined) > 0) == has_triplet(labels)
@@ -118,9 +120,9 @@ def test_permuting_the_images_leaves_the_measures_alone(split, batch):
 
     def measures(order):
         if split is None:
-            return su.retrieval_metrics(points[order], labels[order], ks=KS)
+            return retrieval_metrics(points[order], labels[order], ks=KS)
         query, gallery = (part for part in (order[order < split], order[order >= split]))
-        return su.retrieval_metrics(
+        return retrieval_metrics(
             points[query], labels[query], points[gallery], labels[gallery], ks=(1,)
         )
 
@@ -132,7 +134,7 @@ def test_permuting_the_images_leaves_the_measures_alone(split, batch):
 @given(data=st.data())
 def test_the_measures_equal_a_plain_loop(ties, data):
     points, labels, _ = data.draw(batches(ties=ties))
-    found = answered(lambda: su.retrieval_metrics(points, labels, ks=KS))
+    found = answered(lambda: retrieval_metrics(points, labels, ks=KS))
     if isinstance(found, str):
         assert len(np.unique(labels)) == len(labels), found
     else:

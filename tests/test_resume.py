@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import small_run
 
-import training
+from workbook import run_folder, training
 
 
 @pytest.fixture
@@ -46,12 +46,12 @@ def test_killed_again_and_again_the_result_is_bit_equal(tmp_path, launch):
     child = launch(folder, out, 1, "wait", "-", 6)  # in the middle of the second epoch
     assert "waiting\n" in iter(child.stdout.readline, "")
     with pytest.raises(RuntimeError, match=f"process {child.pid} is training in .*SIAMESE_RUNS"):
-        training.lock_folder(folder)  # a second process is refused ...
+        run_folder.lock_folder(folder)  # a second process is refused ...
     child.kill()  # SIGKILL from outside
     finish(child, killed=True)
-    training.lock_folder(folder)  # ... until the first is dead: a killed one leaves no lock
-    training.lock_folder(folder)  # and a process may come again
-    training.unlock_folder(folder)
+    run_folder.lock_folder(folder)  # ... until the first is dead: a killed one leaves no lock
+    run_folder.lock_folder(folder)  # and a process may come again
+    run_folder.unlock_folder(folder)
 
     written = launch(folder, out, 1, "write", "v9.npy", 2)
     assert "going on after epoch 1" in finish(written, killed=True)
@@ -293,8 +293,8 @@ def test_a_full_disk_shows_before_the_first_epoch(tmp_path):
 def test_a_model_is_saved_whole_or_not_at_all(tmp_path):
     model, _ = small_run.build()
     path = tmp_path / "embedding.keras"
-    training.save_model(model.embedding, path)
+    run_folder.save_model(model.embedding, path)
     good = path.read_bytes()
     with file_limit(len(good) // 2), pytest.raises(OSError, match=r"embedding\.keras could not be"):
-        training.save_model(model.embedding, path)
+        run_folder.save_model(model.embedding, path)
     assert path.read_bytes() == good and os.listdir(tmp_path) == ["embedding.keras"]

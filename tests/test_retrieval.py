@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-import siamese_utils as su
+from workbook.images import ImageDataset
+from workbook.retrieval import nearest_neighbors, retrieval_metrics, split_recall
 
 
 def loop_metrics(query, query_labels, gallery, gallery_labels, ks, alone):
@@ -38,7 +39,7 @@ def test_metrics_equal_a_plain_double_loop(kind, alone, seed):
     query, gallery = (x, x) if alone else (x[:25], x[25:])
     ql, gl = (labels, labels) if alone else (labels[:25], labels[25:])
     expected = loop_metrics(query, ql, gallery, gl, (1, 2, 4, 8), alone)
-    found = su.retrieval_metrics(query, ql, *((None, None) if alone else (gallery, gl)))
+    found = retrieval_metrics(query, ql, *((None, None) if alone else (gallery, gl)))
     assert found.keys() == expected.keys()
     for name in found:
         assert found[name] == pytest.approx(expected[name], abs=1e-9), name
@@ -46,33 +47,33 @@ def test_metrics_equal_a_plain_double_loop(kind, alone, seed):
 
 def test_a_duplicate_counts_but_the_query_itself_does_not():
     x = np.array([[0.0], [0.0], [5.0], [5.0]], np.float32)
-    distances, indices = su.nearest_neighbors(x)
+    distances, indices = nearest_neighbors(x)
     assert indices[:, 0].tolist() == [1, 0, 3, 2] and not distances.any()
 
 
 def test_all_equal_points_are_answered_by_lowest_index():
-    _, indices = su.nearest_neighbors(np.zeros((30, 3), np.float32), k=3)
+    _, indices = nearest_neighbors(np.zeros((30, 3), np.float32), k=3)
     assert indices[0].tolist() == [1, 2, 3] and indices[2].tolist() == [0, 1, 3]
     assert (indices[3:] == [0, 1, 2]).all()
 
 
 def test_distances_are_squared():
-    distances, _ = su.nearest_neighbors(np.array([[0.0, 0]]), np.array([[3.0, 4]]))
+    distances, _ = nearest_neighbors(np.array([[0.0, 0]]), np.array([[3.0, 4]]))
     assert distances[0, 0] == 25
 
 
 def test_bad_requests_are_named():
     with pytest.raises(ValueError, match="k=4: a query has 3 candidates"):
-        su.nearest_neighbors(np.zeros((4, 2)), k=4)
+        nearest_neighbors(np.zeros((4, 2)), k=4)
     with pytest.raises(ValueError, match="no query has another image"):
-        su.retrieval_metrics(np.zeros((3, 2)), [0, 1, 2])
+        retrieval_metrics(np.zeros((3, 2)), [0, 1, 2])
 
 
 def test_split_recall_uses_training_images_or_leaves_one_out():
     labels = np.array([0, 0, 1, 1, 2, 2])
     splits = np.array(["train", "test", "train", "test", "unseen", "unseen"])
-    dataset = su.ImageDataset("d", None, labels, ["a", "b", "c"], [], splits)
+    dataset = ImageDataset("d", None, labels, ["a", "b", "c"], [], splits)
     x = np.array([[0], [1], [9], [4], [4.1], [3.9]], np.float32)  # test 3 is closer to 0 than to 9
-    assert su.split_recall(x, dataset, "test") == 0.5
-    assert su.split_recall(x, dataset, "unseen") == 1.0
-    assert np.isnan(su.split_recall(x, dataset, "validation"))
+    assert split_recall(x, dataset, "test") == 0.5
+    assert split_recall(x, dataset, "unseen") == 1.0
+    assert np.isnan(split_recall(x, dataset, "validation"))

@@ -7,10 +7,7 @@ import sys
 import nbformat
 import pytest
 
-import siamese_utils as su
-
-sys.path.insert(0, str(su.ROOT / "tools"))
-import run
+from workbook import ROOT, run
 
 
 def notebook_of(folder, *cells):
@@ -67,8 +64,8 @@ def test_a_run_is_published_where_its_kind_belongs(tmp_path, monkeypatch, datase
 
 @pytest.mark.parametrize("word", ["PRESET=fast", "COLOUR=red", "nonsense", "99"])
 def test_a_wrong_word_stops_before_any_notebook(word):
-    command = [sys.executable, str(su.ROOT / "tools" / "run.py"), word]
-    done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
+    command = [sys.executable, "-m", "workbook", "run", word]
+    done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ), cwd=ROOT)
     assert done.returncode != 0 and "01_data" not in done.stdout
-    expected = ("quick | full", "SIAMESE_PRESET", "usage", "no notebook with the number 99")
+    expected = ("quick | full", "SIAMESE_PRESET", "neither NAME=value", "with the number 99")
     assert any(text in done.stderr for text in expected)

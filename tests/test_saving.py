@@ -10,12 +10,13 @@ import small_run
 import tensorflow as tf
 
 import siamese_utils as su
-import training
+from workbook import ROOT, run_folder
+from workbook.mining import MinedSiameseModel
 
 READER = """
 import sys
 sys.path.insert(0, sys.argv[1])
-import siamese_utils as su, keras, numpy as np, tensorflow as tf
+import siamese_utils as su, keras, numpy as np, tensorflow as tf, workbook.mining
 
 images = np.load("images.npy")
 embedding = keras.models.load_model("embedding.keras", safe_mode=True)
@@ -31,6 +32,10 @@ print(siamese.margin, siamese.mining, type(siamese.optimizer.learning_rate).__na
 """
 
 
+def small_head(feature_map):
+    return su.specified_head(feature_map, units=(32, 16, 8))
+
+
 def full_path_embedding():
     """As the notebooks build it, ResNet's preprocessing and the two parts included, but small."""
     image = keras.Input((16, 16, 3))
@@ -38,24 +43,24 @@ def full_path_embedding():
     x = keras.layers.Conv2D(8, 3, strides=2, activation="relu")(x)
     x = keras.layers.Conv2D(8, 3, strides=2, activation="relu", name="conv_b")(x)
     backbone = keras.Model(image, x)
-    options = {"backbone": backbone, "train_from": "conv_b", "units": (32, 16, 8)}
+    options = {"backbone": backbone, "train_from": "conv_b", "head": small_head}
     return su.build_embedding_model((16, 16, 3), normalize=True, **options)
 
 
 def test_a_fresh_process_reads_the_same_numbers(tmp_path):
     keras.utils.set_random_seed(0)
     images = np.random.default_rng(0).integers(0, 256, (48, 16, 16, 3)).astype("float32")
-    model = su.SiameseModel(full_path_embedding(), margin=0.7, mining="batch-hard")
+    model = MinedSiameseModel(full_path_embedding(), margin=0.7, mining="batch-hard")
     model.compile(keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(1e-3, 100)))
     model.fit(images, small_run.LABELS, batch_size=24, epochs=3, verbose=0)
     expected = su.embed(model.embedding, images)
 
-    training.save_model(model.embedding, tmp_path / "embedding.keras")
-    training.save_model(model, tmp_path / "siamese.keras")
+    run_folder.save_model(model.embedding, tmp_path / "embedding.keras")
+    run_folder.save_model(model, tmp_path / "siamese.keras")
     model.embedding.export(tmp_path / "served", format="tf_saved_model", verbose=False)
     np.save(tmp_path / "images.npy", images)
     done = subprocess.run(
-        [sys.executable, "-c", READER, str(su.ROOT)], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-c", READER, str(ROOT)], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["0.7", "batch-hard", "EagerTensor"], "compiled, as it was"

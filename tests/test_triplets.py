@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 import siamese_utils as su
+from workbook.mining import MINING, mine_triplets, pk_batches
+from workbook.retrieval import retrieval_metrics
 
 
 def batch(seed, n=24, classes=5, dim=6, integers=False):
@@ -80,7 +82,7 @@ def test_close_distance_of_5000_images_holds_far_less_than_all_its_gaps():
 
 def test_retrieval_never_holds_all_distances():
     vectors = np.random.default_rng(0).normal(size=(20_000, 16)).astype(np.float32)
-    taken = peak_megabytes(su.retrieval_metrics, vectors, np.arange(20_000) // 5)
+    taken = peak_megabytes(retrieval_metrics, vectors, np.arange(20_000) // 5)
     assert taken < 20_000**2 * 4 / 1e6 / 10
 
 
@@ -97,18 +99,18 @@ def test_close_distance_crosses_block_boundaries():
 
 
 @pytest.mark.parametrize("integers", [False, True], ids=["random", "many ties"])
-@pytest.mark.parametrize("strategy", su.MINING)
+@pytest.mark.parametrize("strategy", MINING)
 @pytest.mark.parametrize("seed", range(3))
 def test_mining_equals_a_plain_loop(strategy, seed, integers):
     x, labels = batch(seed, integers=integers)
-    mined = su.mine_triplets(x, labels, strategy).numpy()
+    mined = mine_triplets(x, labels, strategy).numpy()
     assert mined.tolist() == [list(t) for t in loop_mine(x, labels, strategy)]
 
 
-@pytest.mark.parametrize("strategy", su.MINING)
+@pytest.mark.parametrize("strategy", MINING)
 def test_mining_finds_nothing_in_a_batch_of_one_class(strategy):
     x, _ = batch(0)
-    assert len(su.mine_triplets(x, np.zeros(len(x), int), strategy)) == 0
+    assert len(mine_triplets(x, np.zeros(len(x), int), strategy)) == 0
 
 
 def test_random_triplets_are_valid_and_reach_every_choice():
@@ -140,23 +142,23 @@ def test_no_triplet_is_a_clear_error(labels):
 
 def test_unknown_strategy_names_the_known_ones():
     with pytest.raises(ValueError, match="semi-hard, hard, batch-hard"):
-        su.mine_triplets(np.zeros((4, 2), np.float32), [0, 0, 1, 1], "hardest")
+        mine_triplets(np.zeros((4, 2), np.float32), [0, 0, 1, 1], "hardest")
 
 
 def test_pk_batches_hold_p_classes_of_k_different_images():
     labels = np.repeat(np.arange(10), 7)
-    batches = su.pk_batches(labels, classes=4, images=3, seed=0)
+    batches = pk_batches(labels, classes=4, images=3, seed=0)
     assert batches.shape == (6, 12)  # 70 images in batches of 12
     for row in batches:
         assert len(set(row)) == 12
         assert sorted(np.bincount(labels[row])[np.unique(labels[row])]) == [3, 3, 3, 3]
-    assert (batches == su.pk_batches(labels, 4, 3, seed=0)).all()
-    assert (batches != su.pk_batches(labels, 4, 3, seed=1)).any()
+    assert (batches == pk_batches(labels, 4, 3, seed=0)).all()
+    assert (batches != pk_batches(labels, 4, 3, seed=1)).any()
 
 
 def test_pk_batches_draw_views_of_the_same_images():
     labels = np.arange(40) % 8
-    plain, views = (su.pk_batches(labels, 4, 3, seed=1, steps=20, views=v) for v in (1, 5))
+    plain, views = (pk_batches(labels, 4, 3, seed=1, steps=20, views=v) for v in (1, 5))
     assert (views[0] % 40 == plain[0]).all() and plain.max() < 40
     assert set((views // 40).ravel()) == {0, 1, 2, 3, 4}
     assert all(len(set(batch % 40)) == 12 for batch in views)
@@ -165,8 +167,8 @@ def test_pk_batches_draw_views_of_the_same_images():
 def test_pk_batches_say_which_numbers_would_work():
     labels = np.repeat(np.arange(5), [9, 6, 3, 3, 1])
     with pytest.raises(ValueError, match=r"2 of 5 have them.*P = 2 or a K of at most 3"):
-        su.pk_batches(labels, classes=4, images=4)
-    assert su.pk_batches(labels, 2, 4).shape == (3, 8) and su.pk_batches(labels, 4, 3).shape == (
+        pk_batches(labels, classes=4, images=4)
+    assert pk_batches(labels, 2, 4).shape == (3, 8) and pk_batches(labels, 4, 3).shape == (
         2,
         12,
     )

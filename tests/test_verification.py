@@ -3,51 +3,51 @@
 import numpy as np
 import pytest
 
-import siamese_utils as su
+from workbook.retrieval import bootstrap_interval, pair_distances, retrieval_metrics, verification
 
 
 def test_bootstrap_interval_is_seeded_and_near_the_normal_one():
     values = np.random.default_rng(0).random(400)
-    low, high = su.bootstrap_interval(values, seed=1)
+    low, high = bootstrap_interval(values, seed=1)
     half = 1.96 * values.std(ddof=1) / 20
     assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=2e-3)
-    assert su.bootstrap_interval(values, seed=1) == (low, high)
-    assert su.bootstrap_interval(np.ones(5000)) == (1, 1)
+    assert bootstrap_interval(values, seed=1) == (low, high)
+    assert bootstrap_interval(np.ones(5000)) == (1, 1)
 
 
 def test_bootstrap_interval_takes_per_query_measures():
     x, labels = np.random.default_rng(0).normal(size=(40, 3)), np.arange(40) % 4
-    values = su.retrieval_metrics(x, labels, per_query=True)["map@r"]
-    low, high = su.bootstrap_interval(values)
+    values = retrieval_metrics(x, labels, per_query=True)["map@r"]
+    low, high = bootstrap_interval(values)
     assert 0 <= low < values.mean() < high <= 1
     for bad in ([0.5], [0.5, np.nan], [[0.5, 1.0]]):
         with pytest.raises(ValueError, match="two or more finite"):
-            su.bootstrap_interval(bad)
+            bootstrap_interval(bad)
 
 
 def test_pairs_are_of_the_kind_they_say():
     labels = np.repeat(np.arange(5), 6)
     x = 10.0 ** labels[:, None] + np.tile(np.arange(6), 5)[:, None] / 10
-    distances, same = su.pair_distances(x, labels, count=200)
+    distances, same = pair_distances(x, labels, count=200)
     assert distances.shape == same.shape == (400,) and same.sum() == 200
     assert distances.dtype == np.float32 and same.dtype == bool
     assert distances[same].min() > 0 and distances[same].max() < 1 < distances[~same].min()
-    assert (su.pair_distances(x, labels, count=200)[0] == distances).all()
+    assert (pair_distances(x, labels, count=200)[0] == distances).all()
     with pytest.raises(ValueError, match="no triplet"):
-        su.pair_distances(x, np.zeros(30))
+        pair_distances(x, np.zeros(30))
 
 
 def test_separable_and_random_pairs():
     same = np.arange(4000) < 2000
     apart = np.where(same, 0.1, 1.0) + np.random.default_rng(0).random(4000) / 10
-    result = su.verification((apart, same), (apart, same))
+    result = verification((apart, same), (apart, same))
     threshold = result.pop("threshold")
     assert apart[same].max() <= threshold < apart[~same].min()
     assert result == {
         "auc": 1, "eer": 0, "tar@far=0.01": 1, "tar@far=0.001": 1, "accuracy": 1
     }  # fmt: skip
     mixed = np.random.default_rng(1).random(4000)
-    result = su.verification((mixed, same), (mixed[::-1], same))
+    result = verification((mixed, same), (mixed[::-1], same))
     for name, expected in (("auc", 0.5), ("eer", 0.5), ("accuracy", 0.5), ("tar@far=0.01", 0.01)):
         assert result[name] == pytest.approx(expected, abs=0.03), name
 
@@ -83,7 +83,7 @@ def test_verification_equals_a_plain_loop(seed):
     for n in (60, 80):
         same = rng.random(n) < 0.4
         pairs.append((np.round(rng.random(n) + 0.4 * ~same, 1 if seed % 2 else 6), same))
-    found, expected = su.verification(*pairs), loop_verification(*pairs)
+    found, expected = verification(*pairs), loop_verification(*pairs)
     for name, value in expected.items():
         assert found[name] == pytest.approx(value, abs=1e-9), name
 
@@ -91,7 +91,7 @@ def test_verification_equals_a_plain_loop(seed):
 def test_verification_by_hand():
     distances = np.array([1.0, 2, 4, 6, 3, 5, 7, 8])  # ascending: s s d s d s d d
     same = np.arange(8) < 4
-    result = su.verification((distances, same), (distances, same))
+    result = verification((distances, same), (distances, same))
     assert result["auc"] == (4 + 4 + 3 + 2) / 16
     assert result["eer"] == 0.25  # up to 4: one of four different accepted, one of four same not
     assert result["tar@far=0.01"] == result["tar@far=0.001"] == 0.5
@@ -102,7 +102,7 @@ def test_verification_by_hand():
 def test_threshold_comes_from_validation_only():
     same = np.array([True, True, False, False])
     validation, test = np.array([1.0, 2, 3, 4]), np.array([10.0, 20, 30, 40])
-    result = su.verification((validation, same), (test, same))
+    result = verification((validation, same), (test, same))
     assert result["threshold"] == 2 and result["auc"] == 1
     assert result["accuracy"] == 0.5, "at 2 no test pair is accepted"
 
@@ -110,6 +110,6 @@ def test_threshold_comes_from_validation_only():
 def test_missing_kinds_of_pairs_are_named():
     good = np.array([1.0, 2]), np.array([True, False])
     with pytest.raises(ValueError, match=r"validation: 2 distances, 2 of 2 pairs"):
-        su.verification((good[0], np.array([True, True])), good)
+        verification((good[0], np.array([True, True])), good)
     with pytest.raises(ValueError, match="test: 3 distances"):
-        su.verification(good, (np.zeros(3), good[1]))
+        verification(good, (np.zeros(3), good[1]))

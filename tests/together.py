@@ -10,9 +10,12 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import siamese_utils as su  # noqa: I001
-import keras
 import numpy as np
+
+import siamese_utils as su
+from workbook.mining import IndexBatches, MinedSiameseModel, pk_batches, synchronize_batch_norm
+from workbook.settings import prepare, read_config
+from workbook.start import keras, tf
 
 LABELS = np.repeat(np.arange(8), 4)
 IMAGES = np.random.default_rng(0).normal(size=(32, 8, 8, 3)) + LABELS[:, None, None, None] / 8
@@ -23,30 +26,32 @@ def build(mining, jit_compile=False):
     keras.utils.set_random_seed(1)
     image = keras.Input((8, 8, 3))
     backbone = keras.Model(image, keras.layers.Conv2D(8, 3, activation="relu")(image))
+    head = lambda x: su.specified_head(x, units=(16, 8))  # noqa: E731
     embedding = su.build_embedding_model(
-        (8, 8, 3), backbone=backbone, units=(16, 8), normalize=True
+        (8, 8, 3), backbone=backbone, train_from=None, head=head, normalize=True
     )
-    model = su.SiameseModel(embedding, mining=mining)
+    synchronize_batch_norm(embedding)
+    model = MinedSiameseModel(embedding, mining=mining)
     model.compile(keras.optimizers.AdamW(3e-3), jit_compile=jit_compile)
     return model
 
 
 def fit(model, epochs=10):
     """Train on the images, two batches an epoch; returns the history."""
-    sample = lambda epoch: su.pk_batches(LABELS, 4, 4, epoch)  # noqa: E731
+    sample = lambda epoch: pk_batches(LABELS, 4, 4, epoch)  # noqa: E731
     if model.mining is None:
         sample = lambda epoch: su.random_triplets(LABELS, 32, epoch).reshape(2, 16, 3)  # noqa: E731
-    batches = su.IndexBatches(IMAGES, LABELS, sample)
+    batches = IndexBatches(IMAGES, LABELS, sample)
     return model.fit(batches, epochs=epochs, shuffle=False, verbose=0).history
 
 
 if __name__ == "__main__":
     devices, out = sys.argv[1:]
     if devices == "all":
-        (cpu,) = su.tf.config.list_physical_devices("CPU")
-        logical = [su.tf.config.LogicalDeviceConfiguration()] * 2
-        su.tf.config.set_logical_device_configuration(cpu, logical)
-    strategy = su.prepare(su.read_config(preset="quick", devices=devices))
+        (cpu,) = tf.config.list_physical_devices("CPU")
+        logical = [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.set_logical_device_configuration(cpu, logical)
+    strategy = prepare(read_config(preset="quick", devices=devices))
     curves = {"replicas": strategy.num_replicas_in_sync}
     for mining in (None, "semi-hard"):
         with strategy.scope():

@@ -1,24 +1,22 @@
 """Write the Colab cell into every notebook, with the repository's address and a badge.
 
-usage: python tools/stamp.py [OWNER/NAME]
-OWNER/NAME is the repository on GitHub. Without it the cell is written and the address stays as it
+Without an address the cell is written and the address stays as it
 is. The cell is kept here, once; the notebooks hold copies of it.
 """
 
 import re
-import sys
-from pathlib import Path
 
 import nbformat
 
-ROOT = Path(__file__).resolve().parent.parent
+from workbook import ROOT
+
 SITE = "https://colab.research.google.com"
 CELL = """# @title In Colab: fetch the workbook (elsewhere this cell does nothing)
 import os
 import subprocess
 import sys
 
-REPOSITORY = ""  # OWNER/NAME on GitHub, written by tools/stamp.py
+REPOSITORY = ""  # OWNER/NAME on GitHub, written by python -m workbook stamp
 
 if "google.colab" in sys.modules:
     if not os.path.exists("../siamese_utils.py"):
@@ -26,15 +24,15 @@ if "google.colab" in sys.modules:
             if not REPOSITORY:
                 raise RuntimeError(
                     "this notebook does not know where its repository is. Either write its "
-                    "OWNER/NAME on GitHub behind REPOSITORY (tools/stamp.py does it in all "
-                    "notebooks), or upload the repository as a folder named siamese-workbook"
+                    "OWNER/NAME on GitHub behind REPOSITORY (`python -m workbook stamp` does it in "
+                    "all notebooks), or upload the repository as a folder named siamese-workbook"
                 )
             address = f"https://github.com/{REPOSITORY}"
             command = ["git", "clone", "--depth=1", address, "siamese-workbook"]
             subprocess.run(command, check=True)
         os.chdir("siamese-workbook/notebooks")
-    sys.path.insert(0, "../tools")
-    import colab
+    sys.path.insert(0, "..")
+    from workbook import colab
 
     colab.prepare()"""
 METADATA = {"cellView": "form", "jupyter": {"source_hidden": True}, "tags": ["colab"]}
@@ -66,12 +64,9 @@ def without_badge(text):
     return re.sub(r"\[!\[Open in Colab\].*\n\n", "", text)
 
 
-def main(arguments):
-    if len(arguments) > 1 or not all(re.fullmatch(r"[\w.-]+/[\w.-]+", a) for a in arguments):
-        sys.exit(__doc__)
+def stamp_all(repository=None):
+    """Stamp every notebook. Raises ValueError for an address that is not OWNER/NAME."""
+    if repository and not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise ValueError(f"{repository!r} is not OWNER/NAME, a repository on GitHub")
     for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
-        stamp(path, *arguments)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+        stamp(path, repository)

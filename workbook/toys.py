@@ -1,6 +1,6 @@
 """The embedded dataset `toys`: photographs of toys, drawn from a seed with NumPy and Pillow.
 
-Data, not method: siamese_utils.load_images calls it. Explained in notebook 01.
+Data, not method: `images.load_images` calls it. Explained in notebook 01.
 """
 
 import colorsys

@@ -6,12 +6,10 @@ seeds of the model's Dropout layers), and the epoch is in a second file, which a
 behind the weights. Explained in notebook 04, "Train, and watch".
 """
 
-import contextlib
 import json
 import math
 import os
 import random
-import shutil
 import sys
 import time
 import warnings
@@ -19,94 +17,13 @@ import zipfile
 import zlib
 from pathlib import Path
 
-import siamese_utils  # noqa: F401  before Keras: it chooses how TensorFlow starts
-
-import keras  # isort: skip
 import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import display
 from matplotlib.ticker import MaxNLocator
 
-# --------------------------------------------------------------------------------- the run folder
-
-
-@contextlib.contextmanager
-def whole_file(path):
-    """A temporary path to write to; afterwards `path` holds all of it, or what it held before.
-
-    Survives a kill (a rest named `*.part*` may stay behind, which nothing reads). Raises OSError
-    that names the file and the room left where it cannot be written, as on a full disk.
-    """
-    path = Path(path)
-    part = path.with_name(f"{path.stem}.{os.getpid()}.part{path.suffix}")
-    try:
-        yield part
-        with open(part, "rb+") as file:
-            os.fsync(file.fileno())  # on the disk before it gets its name
-        os.replace(part, path)
-    except OSError as error:
-        free = shutil.disk_usage(path.parent).free // 10**6
-        raise OSError(
-            error.errno,
-            f"{path} could not be written ({error.strerror or error}; {free} MB are free there). "
-            "What was there before is intact: make room and run the cell again",
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def save_model(model, path):
-    """`model.save(path)`, a .keras file, of which no kill or full disk leaves half."""
-    with whole_file(path) as part:
-        model.save(part)
-
-
-_held = {}  # lock file -> the open file that holds it
-
-
-def lock_folder(folder):
-    """Hold `folder` for this process until `unlock_folder`, or until the process ends, however.
-
-    Raises RuntimeError, with its number, if another process holds it. It is a lock of the system,
-    not the mere existence of a file, so a killed process leaves none; another machine that mounts
-    the folder too does not see it.
-    """
-    path = (Path(folder) / "training.lock").resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path in _held:
-        return
-    file = open(path, "a+b")  # noqa: SIM115  open as long as the lock is held
-    try:
-        if os.name == "nt":
-            import msvcrt
-
-            file.seek(2**20)  # what is locked cannot be read, and the number shall be
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:
-        file.seek(0)
-        owner = file.read().decode() or "unknown"
-        file.close()
-        raise RuntimeError(
-            f"process {owner} is training in {path.parent}. Wait for it, or shut down its kernel; "
-            "or set SIAMESE_RUNS to another folder"
-        ) from error
-    except OSError as error:  # some network drives have no locks
-        print(f"{path.parent} cannot be locked ({error}): let no other notebook train in it")
-    file.truncate(0)
-    file.write(b"%d" % os.getpid())
-    file.flush()
-    _held[path] = file
-
-
-def unlock_folder(folder):
-    """Let go of `folder`. The lock file stays: removing it would race with one who opens it."""
-    if file := _held.pop((Path(folder) / "training.lock").resolve(), None):
-        file.close()
-
+from workbook.run_folder import lock_folder, unlock_folder, whole_file
+from workbook.start import keras
 
 # ------------------------------------------------------------------------------------- checkpoints
 
@@ -157,8 +74,7 @@ class Checkpoint(keras.callbacks.Callback):
             rest.unlink()
         if not self.resume:
             self._remove()
-        with model.distribute_strategy.scope():
-            model.optimizer.build(model.trainable_variables)  # does nothing the second time
+        model.build_optimizer()
         self.variables = [*model.variables, *model.optimizer.variables]
         self.facts = self._facts(model)
         self.last, self.state = None, {"epoch": 0, "history": {}}
@@ -166,7 +82,7 @@ class Checkpoint(keras.callbacks.Callback):
             try:
                 state, arrays = self._read(path)
             except Exception as error:  # whatever a damaged file raises
-                print(f"{path} is damaged, or cannot be read ({error}): not used")
+                print(f"{path} is damaged, or cannot be read ({error}): not used", flush=True)
                 continue
             if differences := self._differences(state["facts"]):
                 print(f"{path} is of another training: not used. {differences}")
@@ -174,7 +90,7 @@ class Checkpoint(keras.callbacks.Callback):
             for variable, array in zip(self.variables, arrays):
                 variable.assign(array)
             self.last, self.state = path, state
-            print(f"going on after epoch {state['epoch']}, from {path}")
+            print(f"going on after epoch {state['epoch']}, from {path}", flush=True)
             break
         return self.state["epoch"]
 
@@ -350,3 +266,14 @@ class Guard(keras.callbacks.Callback):
                 RuntimeWarning,
                 stacklevel=2,
             )
+
+
+def warm_cosine(learning_rate, steps, warm_up=30):
+    """A learning rate that rises linearly for `warm_up` steps, then falls to 0 as a half cosine.
+
+    Rises for a quarter of the `steps` at most. Explained in notebook 04, "Batches and model".
+    """
+    rising = min(warm_up, steps // 4)
+    return keras.optimizers.schedules.CosineDecay(
+        0.0, steps - rising, warmup_target=learning_rate, warmup_steps=rising
+    )

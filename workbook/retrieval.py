@@ -1,12 +1,14 @@
 """Retrieval and verification: what an embedding is worth, as numbers.
 
-`siamese_utils` offers what is public here under its own name. Explained in notebook 05.
+Explained in notebook 05.
 """
 
 import numpy as np
 from scipy.stats import bootstrap
 from sklearn.metrics import pairwise_distances, roc_auc_score, roc_curve
 from sklearn.neighbors import NearestNeighbors
+
+from siamese_utils import random_triplets
 
 
 def _neighbors(query, gallery, k, own=None):
@@ -125,6 +127,19 @@ def bootstrap_interval(values, seed=42):
         random_state=np.random.default_rng(seed),
     ).confidence_interval  # fmt: skip
     return float(interval.low), float(interval.high)
+
+
+def pair_distances(embeddings, labels, count=10_000, seed=42):
+    """Random pairs, `count` of one class and `count` of two: (distances, same), each (2 * count,).
+
+    embeddings (n, dim), labels (n,) -> squared Euclidean distances float32, same bool. The pairs
+    are (a, p) and (a, n) of `random_triplets`, so one may come twice. Raises ValueError if there is
+    no triplet. Explained in notebook 05, "How far apart?".
+    """
+    a, p, n = random_triplets(labels, count, seed).T
+    embeddings = np.asarray(embeddings, np.float32)
+    difference = embeddings[np.concatenate([a, a])] - embeddings[np.concatenate([p, n])]
+    return (difference**2).sum(1), np.arange(2 * count) < count
 
 
 def verification(validation, test):

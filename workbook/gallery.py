@@ -1,25 +1,26 @@
 """What you take away: a gallery of labelled embeddings that tells what is on a picture.
 
-    python gallery.py build runs/toys-quick/embedding.keras my_images/ my_gallery/
-    python gallery.py identify my_gallery/ picture.jpg
+    python -m workbook build runs/toys-quick/embedding.keras my_images/ my_gallery/
+    python -m workbook identify my_gallery/ picture.jpg
 
 Notebook 05 saves one of its run in `runs/<run>/gallery`. Explained there, "A gallery to take away".
 """
 
-import argparse
 import hashlib
 import io
 import json
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import siamese_utils as su  # isort: skip  (before Keras: it chooses how TensorFlow starts)
-
-import keras
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
+
+from siamese_utils import embed
+from workbook.images import decode_image, load_images
+from workbook.retrieval import nearest_neighbors
+from workbook.settings import read_config
+from workbook.start import keras
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Gallery:
 
     def _array(self, image):
         if isinstance(image, (str, Path)):
-            return su.decode_image(image, self.size)
+            return decode_image(image, self.size)
         image, shape = np.asarray(image), (self.size, self.size, 3)
         if image.shape != shape or (image.dtype.kind == "f" and 0 < image.max() <= 1):
             raise ValueError(
@@ -70,7 +71,7 @@ class Gallery:
 
     def _embed(self, images):
         batches = (images[start : start + 64] for start in range(0, len(images), 64))
-        found = [su.embed(self.model, np.stack([self._array(x) for x in b])) for b in batches]
+        found = [embed(self.model, np.stack([self._array(x) for x in b])) for b in batches]
         return np.concatenate([self.embeddings[:0], *found])
 
     def add(self, images_or_paths, labels):
@@ -138,7 +139,7 @@ class Gallery:
     def _closest(self, embeddings, labels):
         """(distance, is the class in the gallery, is the closest label right), each (n,)."""
         labels = np.array([str(label) for label in labels])
-        distances, indices = su.nearest_neighbors(embeddings, self.embeddings)
+        distances, indices = nearest_neighbors(embeddings, self.embeddings)
         right = self.labels[indices[:, 0]] == labels
         return distances[:, 0], np.isin(labels, self.labels), right
 
@@ -226,7 +227,7 @@ class Gallery:
             if about["format"] > cls.FORMAT:
                 raise ValueError(
                     f"{folder}: written by a newer version (format {about['format']}; this one "
-                    f"reads {cls.FORMAT}): update gallery.py"
+                    f"reads {cls.FORMAT}): update the workbook"
                 )
             entries = (folder / about["entries"]).read_bytes()
             gallery = cls(keras.models.load_model(folder / about["model"], compile=False))
@@ -249,10 +250,10 @@ class Gallery:
 def build(model, images, folder):
     """Make a gallery of a folder of class folders, with the embedding saved in the file `model`."""
     gallery = Gallery(keras.models.load_model(model, compile=False))
-    cache = su.read_config().runs / "cache"
-    data = su.load_images(Path(images).expanduser().resolve(), gallery.size, cache_dir=cache)
+    cache = read_config().runs / "cache"
+    data = load_images(Path(images).expanduser().resolve(), gallery.size, cache_dir=cache)
     names = [data.class_names[label] for label in data.labels]
-    gallery.add_embeddings(su.embed(gallery.model, data.images), names, data.paths)
+    gallery.add_embeddings(embed(gallery.model, data.images), names, data.paths)
     gallery.save(folder)
     print(f"\n{len(names)} images of {len(data.class_names)} classes in {folder}")
     for problem in data.problems:
@@ -267,28 +268,3 @@ def identify(folder, images, k):
         print(f"{path}: {match.label} (distance {match.distance:.3f})")
         for label, distance, entry in match.nearest:
             print(f"  {distance:.3f} {label} {entry or ''}".rstrip())
-
-
-def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="gallery.py", description="Who is on the picture?")
-    commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("build", help="embed a folder of class folders")
-    command.add_argument("model", help="an embedding.keras that notebook 04 saved")
-    command.add_argument("images", help="a folder with one sub-folder a class")
-    command.add_argument("gallery", help="the folder to write")
-    command = commands.add_parser("identify", help="name images by a gallery's closest entries")
-    command.add_argument("gallery", help="a folder that `build` or notebook 05 wrote")
-    command.add_argument("images", nargs="+", metavar="image")
-    command.add_argument("-k", type=int, default=5, help="how many entries to show (5)")
-    options = parser.parse_args(arguments)
-    try:
-        if options.command == "build":
-            build(options.model, options.images, options.gallery)
-        else:
-            identify(options.gallery, options.images, options.k)
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
-
-
-if __name__ == "__main__":
-    main()

@@ -15,7 +15,7 @@ from IPython.display import HTML
 from PIL import Image
 from sklearn.manifold import TSNE
 
-from siamese_utils import nearest_neighbors
+from workbook.retrieval import nearest_neighbors
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 

@@ -1,9 +1,5 @@
-"""How the workbook starts: TensorFlow, the settings, the devices, the style of the plots.
+"""How the workbook starts: the settings, the devices, the style of the plots."""
 
-`siamese_utils` offers what is public here under its own name. Import one of the two before Keras.
-"""
-
-import contextlib
 import os
 import sys
 from dataclasses import asdict, dataclass
@@ -12,29 +8,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from IPython import get_ipython
 
-
-@contextlib.contextmanager
-def _quiet_start():
-    """Load TensorFlow with oneDNN's kernels, and without what its C++ side writes to stderr."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # off by default on CPUs without AVX-512
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
-with _quiet_start():
-    import keras
-    import tensorflow as tf
-
-    GPUS = tf.config.list_physical_devices("GPU")
-
-from image_data import DATASETS, ROOT  # noqa: E402  Keras is loaded now
+from workbook import ROOT
+from workbook.downloads import DATASETS
+from workbook.start import GPUS, keras, tf
 
 VARIABLES = {  # name: what it chooses
     "SIAMESE_PRESET": "quick (no download, CPU) or full (ImageNet weights, photographs, GPU)",
@@ -187,7 +163,7 @@ def prepare(config):
         if not os.environ.get("TF_CONFIG"):
             raise ValueError(
                 "SIAMESE_DEVICES=workers needs the variable TF_CONFIG, which says where the "
-                "workers are; `python tools/workers.py 2` sets it for two processes on this machine"
+                "workers are: `python -m workbook workers 2` sets it, for two processes here"
             )
         return tf.distribute.MultiWorkerMirroredStrategy()
     if config.devices == "all":

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-ROOT = Path(__file__).resolve().parent.parent
+from workbook import ROOT
+
 DRIVE = Path("/content/drive/MyDrive")
 KEPT = ("tensorflow", "keras", "numpy")  # replacing one of them breaks a runtime
 ELSEWHERE = (

@@ -1,25 +1,20 @@
 """Datasets that can be had by name: downloaded whole or not at all, verified, unpacked safely.
 
-`image_data` reads them; `siamese_utils` shows `DATASETS`. Explained in notebook 01.
+`images` reads them. Explained in notebook 01.
 """
 
-import contextlib
-import errno
 import gzip
-import os
-import shutil
 import socket
 import stat
 import tarfile
-import tempfile
-import time
 import urllib.error
 import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import keras
+from workbook.run_folder import FULL, finish, workshop
+from workbook.start import keras
 
 
 @dataclass(frozen=True)
@@ -63,39 +58,6 @@ DATASETS = {
 }  # fmt: skip
 GROCERY_LINES = {"classes.csv": 82, "train.txt": 2640, "val.txt": 296, "test.txt": 2485}
 TIMEOUT, ATTEMPTS = 30, 2  # seconds without a byte; how often a line may be cut
-FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))  # the disk, a quota
-
-
-@contextlib.contextmanager
-def workshop(target):
-    """A new empty folder beside `target` to build it in; gone at the end, whatever happens."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    for left in target.parent.glob("*.part-*"):  # a killed run's; a living one is younger
-        with contextlib.suppress(OSError):
-            if time.time() - left.stat().st_mtime > 86400:
-                shutil.rmtree(left, ignore_errors=True)
-    try:
-        with tempfile.TemporaryDirectory(prefix=f"{target.name}.part-", dir=target.parent) as part:
-            (work := Path(part, "work")).mkdir()  # of usual permissions, unlike its parent
-            yield work
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        raise OSError(
-            error.errno,
-            f"{target} could not be written: the disk or quota is full ({error.strerror}; "
-            f"{shutil.disk_usage(target.parent).free / 1e6:.0f} MB free). Make room and run again, "
-            "or choose another folder; nothing half-made is left",
-        ) from error
-
-
-def finish(made, target):
-    """Give the folder `made` its name `target`, and only then is it trusted; the first one wins."""
-    try:
-        os.rename(made, target)
-    except OSError:
-        if not target.is_dir():
-            raise
 
 
 def fetch(name, data_home):

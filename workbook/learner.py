@@ -1,16 +1,13 @@
 """Write the learner's copies of the notebooks to learner/: no solutions, no outputs.
 
-usage: python tools/learner.py [FOLDER]
 A cell tagged `solution` is left out; everything else stays. The copies are made, never edited.
 """
 
-import sys
 from pathlib import Path
 
 import nbformat
-import stamp
 
-ROOT = Path(__file__).resolve().parent.parent
+from workbook import ROOT, stamp
 
 
 def learner_copy(notebook):
@@ -24,14 +21,11 @@ def learner_copy(notebook):
     return notebook
 
 
-def main(arguments):
-    folder = Path(*arguments) if arguments else ROOT / "learner"
+def write_copies(folder=None):
+    """Write a copy of each notebook to `folder` (default: learner/)."""
+    folder = Path(folder or ROOT / "learner")
     folder.mkdir(parents=True, exist_ok=True)
     for source in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
         copy = learner_copy(nbformat.read(source, as_version=4))
         nbformat.write(copy, folder / source.name)
         print(folder / source.name)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -1,9 +1,7 @@
 """Execute the notebooks in order, headless; results go to runs/<dataset>-<preset>/.
 
-usage: python tools/run.py [--publish] [PRESET=full] [DATASET=/path/to/images] ... [04 05 ...]
-NAME=value sets SIAMESE_NAME; numbers run these notebooks only. --publish copies the executed
-notebooks and their figures over the committed ones: those of the default run into notebooks/ and
-figures/, those of another into results/<dataset>/.
+`publish` copies the executed notebooks and their figures over the committed ones: those of the
+default run into notebooks/ and figures/, those of another into results/<dataset>/.
 """
 
 import json
@@ -18,8 +16,8 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from workbook import ROOT
+from workbook.settings import read_config
 
 
 def execute(source, target):
@@ -60,24 +58,22 @@ def results_table(metrics):
         yield f"{name:28}" + "".join(f"{cell:>24}" for cell in cells)
 
 
-def main(arguments):
-    publish, chosen = "--publish" in arguments, []
-    for word in arguments:
+def run(words, publish=False):
+    """Execute notebooks: words are settings (NAME=value) and numbers of notebooks (default: all).
+
+    Raises ValueError for a word that is neither, SystemExit where a notebook fails.
+    """
+    chosen = []
+    for word in words:
         name, equals, value = word.partition("=")
         if equals:
             os.environ[f"SIAMESE_{name}"] = value
         elif word.isdecimal():
             chosen.append(f"{int(word):02}")
-        elif word != "--publish":
-            sys.exit(__doc__)
+        else:
+            raise ValueError(f"{word!r} is neither NAME=value nor the number of a notebook")
     os.environ["SIAMESE_LIVE"] = "0"
-
-    import siamese_utils as su  # after the settings: it reads them
-
-    try:
-        config = su.read_config()
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    config = read_config()
     for name in ("dataset", "weights", "backbone", "runs", "data_home"):
         os.environ[f"SIAMESE_{name.upper()}"] = str(getattr(config, name))  # absolute from here on
     print(f"{config}\nresults in  {config.run_dir}\n", flush=True)
@@ -85,7 +81,7 @@ def main(arguments):
     sources = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
     sources = [s for s in sources if not chosen or s.name[:2] in chosen]
     if not sources:
-        sys.exit(f"error: no notebook with the number {' or '.join(chosen)} in notebooks/")
+        raise ValueError(f"no notebook with the number {' or '.join(chosen)} in notebooks/")
     for source in sources:
         print(f"{source.stem:24}", end="", flush=True)
         start = time.monotonic()
@@ -112,7 +108,3 @@ def publish_run(config, sources):
     if not default:
         for table in (*config.run_dir.glob("metrics.json"), *config.run_dir.glob("search.csv")):
             shutil.copy(table, results)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

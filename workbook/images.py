@@ -1,7 +1,6 @@
 """From files to arrays: folders of images, datasets that can be had, decoding, the image cache.
 
-`siamese_utils` offers what is public here (`ImageDataset`, `load_images`, `decode_image`,
-`printable`) under its own name. Images are RGB, uint8, 0..255. Explained in notebook 01.
+Images are RGB, uint8, 0..255. Explained in notebook 01.
 """
 
 import contextlib
@@ -21,13 +20,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import keras
 import numpy as np
 import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from downloads import DATASETS, fetch, finish, workshop
-from toys import render_toys
+from workbook import ROOT
+from workbook.downloads import DATASETS, fetch
+from workbook.run_folder import finish, workshop
+from workbook.start import keras
+from workbook.toys import render_toys
 
 try:
     import pillow_heif  # optional: iPhone photos
@@ -35,8 +36,6 @@ except ImportError:
     pillow_heif = None
 else:
     pillow_heif.register_heif_opener()
-
-ROOT = Path(__file__).resolve().parent
 
 # Pillow warns of many pixels and refuses twice as many (178,956,970); the refusal is reported.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -485,7 +484,7 @@ def _load_toys(size, seed, cache_dir, seen=80, validation=12, unseen=24):
     32 images of a seen class, so that 24 are left to train on, and 24 of each other class.
     """
     sizes = [32] * seen + [24] * (validation + unseen)
-    recipe = (ROOT / "toys.py").read_text("utf-8") + str((size, seed, sizes))
+    recipe = (ROOT / "workbook/toys.py").read_text("utf-8") + str((size, seed, sizes))
     cache = cache_dir / f"toys-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.npz"
     try:
         with np.load(cache) as stored:

@@ -1,0 +1,78 @@
+"""The command line: `python -m workbook COMMAND`, the same on every system."""
+
+import argparse
+import sys
+
+
+def parser():
+    """What can be typed; each command's words become the attributes that its function takes."""
+    top = argparse.ArgumentParser(
+        prog="python -m workbook", description="Siamese networks: a workbook, and what it makes."
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name, text, **details):
+        return commands.add_parser(name, help=text, description=text.capitalize(), **details)
+
+    run = command("run", "execute the notebooks in order; results go to runs/<dataset>-<preset>/")
+    run.add_argument("--publish", action="store_true", help="copy them over the committed ones")
+    run.add_argument(
+        "words", nargs="*", metavar="NAME=value | number",
+        help="settings, such as PRESET=full DATASET=/path/to/images; numbers: these notebooks only",
+    )  # fmt: skip
+    identify = command("identify", "name images by a gallery's closest entries")
+    identify.add_argument("gallery", help="a folder that `build` or notebook 05 wrote")
+    identify.add_argument("images", nargs="+", metavar="image")
+    identify.add_argument("-k", type=int, default=5, help="how many entries to show (5)")
+    build = command("build", "make a gallery of a folder of class folders")
+    build.add_argument("model", help="an embedding.keras that notebook 04 saved")
+    build.add_argument("images", help="a folder with one sub-folder a class")
+    build.add_argument("gallery", help="the folder to write")
+    learner = command("learner", "write copies of the notebooks without solutions and outputs")
+    learner.add_argument("folder", nargs="?", help="default: learner/")
+    workers = command("workers", "run notebooks in several processes that train one model together")
+    workers.add_argument("count", type=int, help="how many processes, 2 or more")
+    workers.add_argument("words", nargs="*", metavar="NAME=value | number", help="as for run")
+    stamp = command("stamp", "write the Colab cell, and the repository's address, into notebooks")
+    stamp.add_argument("repository", nargs="?", metavar="OWNER/NAME", help="on GitHub")
+    return top
+
+
+def main(arguments=None):
+    """Do what was typed; an error is one line, and exit code 1."""
+    options = parser().parse_args(arguments)
+    try:
+        carry_out(options)
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
+
+
+def carry_out(options):
+    # each command loads only what it needs: TensorFlow alone takes seconds
+    if options.command == "run":
+        from workbook.run import run
+
+        run(options.words, options.publish)
+    elif options.command in ("identify", "build"):
+        from workbook import gallery
+
+        if options.command == "build":
+            gallery.build(options.model, options.images, options.gallery)
+        else:
+            gallery.identify(options.gallery, options.images, options.k)
+    elif options.command == "learner":
+        from workbook.learner import write_copies
+
+        write_copies(options.folder)
+    elif options.command == "workers":
+        from workbook.workers import start_workers
+
+        sys.exit(start_workers(options.count, options.words))
+    else:
+        from workbook.stamp import stamp_all
+
+        stamp_all(options.repository)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Files and folders that are whole or not there: written beside, renamed at the end; and locks."""
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))  # the disk, a quota
+
+
+@contextlib.contextmanager
+def workshop(target):
+    """A new empty folder beside `target` to build it in; gone at the end, whatever happens."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for left in target.parent.glob("*.part-*"):  # a killed run's; a living one is younger
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > 86400:
+                shutil.rmtree(left, ignore_errors=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f"{target.name}.part-", dir=target.parent) as part:
+            (work := Path(part, "work")).mkdir()  # of usual permissions, unlike its parent
+            yield work
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise OSError(
+            error.errno,
+            f"{target} could not be written: the disk or quota is full ({error.strerror}; "
+            f"{shutil.disk_usage(target.parent).free / 1e6:.0f} MB free). Make room and run again, "
+            "or choose another folder; nothing half-made is left",
+        ) from error
+
+
+def finish(made, target):
+    """Give the folder `made` its name `target`, and only then is it trusted; the first one wins."""
+    try:
+        os.rename(made, target)
+    except OSError:
+        if not target.is_dir():
+            raise
+
+
+@contextlib.contextmanager
+def whole_file(path):
+    """A temporary path to write to; afterwards `path` holds all of it, or what it held before.
+
+    Survives a kill (a rest named `*.part*` may stay behind, which nothing reads). Raises OSError
+    that names the file and the room left where it cannot be written, as on a full disk.
+    """
+    path = Path(path)
+    part = path.with_name(f"{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        yield part
+        with open(part, "rb+") as file:
+            os.fsync(file.fileno())  # on the disk before it gets its name
+        os.replace(part, path)
+    except OSError as error:
+        free = shutil.disk_usage(path.parent).free // 10**6
+        raise OSError(
+            error.errno,
+            f"{path} could not be written ({error.strerror or error}; {free} MB are free there). "
+            "What was there before is intact: make room and run the cell again",
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def save_model(model, path):
+    """`model.save(path)`, a .keras file, of which no kill or full disk leaves half."""
+    with whole_file(path) as part:
+        model.save(part)
+
+
+_held = {}  # lock file -> the open file that holds it
+
+
+def lock_folder(folder):
+    """Hold `folder` for this process until `unlock_folder`, or until the process ends, however.
+
+    Raises RuntimeError, with its number, if another process holds it. It is a lock of the system,
+    not the mere existence of a file, so a killed process leaves none; another machine that mounts
+    the folder too does not see it.
+    """
+    path = (Path(folder) / "training.lock").resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path in _held:
+        return
+    file = open(path, "a+b")  # noqa: SIM115  open as long as the lock is held
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            file.seek(2**20)  # what is locked cannot be read, and the number shall be
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        file.seek(0)
+        owner = file.read().decode() or "unknown"
+        file.close()
+        raise RuntimeError(
+            f"process {owner} is training in {path.parent}. Wait for it, or shut down its kernel; "
+            "or set SIAMESE_RUNS to another folder"
+        ) from error
+    except OSError as error:  # some network drives have no locks
+        print(f"{path.parent} cannot be locked ({error}): let no other notebook train in it")
+    file.truncate(0)
+    file.write(b"%d" % os.getpid())
+    file.flush()
+    _held[path] = file
+
+
+def unlock_folder(folder):
+    """Let go of `folder`. The lock file stays: removing it would race with one who opens it."""
+    if file := _held.pop((Path(folder) / "training.lock").resolve(), None):
+        file.close()

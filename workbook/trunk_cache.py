@@ -1,0 +1,117 @@
+"""The frozen trunk's output, computed once and kept; with augmented views of each image.
+
+Explained in notebook 04, "Compute the trunk once".
+"""
+
+import hashlib
+import itertools
+import os
+from pathlib import Path
+
+import numpy as np
+
+from workbook import ROOT
+from workbook.run_folder import workshop
+from workbook.start import keras, tf
+
+register = keras.saving.register_keras_serializable(package="siamese_utils")
+
+
+@register
+class RandomCropResize(keras.layers.Layer):
+    """Random parts of images (n, h, w, 3), stretched back to (h, w), every second one mirrored.
+
+    A part has `area` (least share, 1) of the image and at most `aspect` times its width to height.
+    """
+
+    def __init__(self, area=0.3, aspect=1.25, seed=None, **kwargs):
+        super().__init__(**kwargs)
+        self.area, self.aspect, self.seed = area, aspect, seed
+        self.generator = keras.random.SeedGenerator(seed)
+
+    def call(self, images, training=False):
+        if not training:
+            return images
+        count, height, width = tf.unstack(tf.shape(images)[:3])
+        share, stretch, x, y, side = tf.unstack(
+            keras.random.uniform((5, count), seed=self.generator)
+        )
+        share = self.area + (1 - self.area) * share
+        stretch = self.aspect ** (stretch - 0.5)
+        w = tf.minimum(tf.sqrt(share) * stretch, 1)
+        h = tf.minimum(tf.sqrt(share) / stretch, 1)
+        x, y = x * (1 - w), y * (1 - h)
+        left, right = tf.where(side < 0.5, (x, x + w), (x + w, x))  # swapped ends mirror
+        boxes = tf.stack([y, left, y + h, right], axis=1)
+        return tf.image.crop_and_resize(images, boxes, tf.range(count), (height, width))
+
+    def get_config(self):
+        own = {"area": self.area, "aspect": self.aspect, "seed": self.seed}
+        return super().get_config() | own
+
+
+def augmentation(seed=42):
+    """Random views of images (n, h, w, 3) 0..255: a part of it, mirrored, turned, recoloured.
+
+    Explained in notebook 04, "Augmented views".
+    """
+    layers, seeds, colors = keras.layers, itertools.count(seed), {"value_range": (0, 255)}
+    return keras.Sequential([
+        RandomCropResize(seed=next(seeds)),
+        layers.RandomRotation(0.055, seed=next(seeds)),  # of a full turn: 20 degrees
+        layers.RandomSaturation((0.44, 0.56), seed=next(seeds), **colors),  # 0.5 changes nothing
+        layers.RandomBrightness(0.15, seed=next(seeds), **colors),
+        layers.RandomContrast(0.3, seed=next(seeds), **colors),
+    ])  # fmt: skip
+
+
+def trunk_features(
+    trunk, images, cache_dir=None, dtype="float16", batch_size=64, views=1, rows=None
+):
+    """The frozen trunk's output for images (n, ...), computed once: (n, h, w, channels) memmap.
+
+    Of `rows` (n,) of the images, if given. With `views` above 1: (views * n, h, w, channels), first
+    the images as they are, then each time all of them through `augmentation`. Images are read a
+    batch at a time: they may be a memmap that is larger than the memory.
+
+    Kept under `cache_dir` (default `<root>/runs/cache`) under a key made of the images, the
+    trunk, its weights, `dtype` and the augmentation; a file that is half-written or of other images
+    is never used.
+    float16 halves the disk; float32 makes cached and uncached training agree to rounding.
+    Raises ValueError where float16 overflows. Explained in notebook 04, "Compute the trunk once".
+    """
+    cache_dir = Path(cache_dir or ROOT / "runs/cache")
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    rows = np.arange(len(images)) if rows is None else np.asarray(rows)
+    augment = augmentation()
+    recipe = [layer.get_config() | {"name": ""} for layer in augment.layers] if views > 1 else []
+    about = f"{len(rows)} {images.shape[1:]} {dtype} {views} {recipe} {trunk.to_json()}"
+    digest = hashlib.sha256(about.encode())
+    for array in trunk.get_weights():
+        digest.update(np.ascontiguousarray(array))
+    for first in range(0, len(rows), batch_size):
+        digest.update(images[rows[first : first + batch_size]])
+    cache = cache_dir / f"trunk-{digest.hexdigest()[:16]}.npy"
+    try:
+        return np.load(cache, mmap_mode="r")
+    except (OSError, ValueError):  # absent or cut short
+        pass
+    shape = (views * len(rows), *trunk.output_shape[1:])
+    progress = keras.utils.Progbar(shape[0], unit_name="image")
+    about = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+    with workshop(cache) as folder:  # gone again if anything fails, also when interrupted
+        with open(folder / "new.npy", "wb") as file:  # not mapped: a full disk is then an error
+            np.lib.format.write_array_header_2_0(file, about)
+            for first in range(0, shape[0], batch_size):
+                place = np.arange(first, min(first + batch_size, shape[0]))
+                batch = np.float32(images[rows[place % len(rows)]])
+                fresh = place >= len(rows)  # past the first view
+                if fresh.any():
+                    batch[fresh] = augment(batch[fresh], training=True)
+                features = trunk.predict_on_batch(batch)[: len(batch)]  # as in `embed`
+                if not np.abs(features).max() <= np.finfo(dtype).max:
+                    raise ValueError(f"the trunk's output does not fit {dtype}: use float32")
+                file.write(features.astype(dtype).tobytes())
+                progress.update(place[-1] + 1)
+        os.replace(folder / "new.npy", cache)
+    return np.load(cache, mmap_mode="r")
