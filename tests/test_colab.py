@@ -173,7 +173,7 @@ def test_stamped_cell_fetches_the_workbook_in_a_fresh_colab(github, tmp_path):
 
 def test_unstamped_cell_says_what_to_do(tmp_path):
     done = run_cell(stamp.CELL, tmp_path)
-    assert done.returncode and "stamp.py" in done.stderr and "upload" in done.stderr
+    assert done.returncode and "workbook stamp" in done.stderr and "upload" in done.stderr
     assert not list(tmp_path.iterdir())
 
 

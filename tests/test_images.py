@@ -36,7 +36,7 @@ def test_toys_are_reproducible_across_processes_and_split_by_class(tmp_path):
     toys = load_images("toys", 16, seed=5, cache_dir=tmp_path)
     assert toys.images.shape == (3424, 16, 16, 3) and toys.images.dtype == np.uint8
     code = (
-        "import toys, hashlib;"
+        "from workbook import toys; import hashlib;"
         "images, _, _ = toys.render_toys([0] * 106 + [24] * 10, 16, 5);"
         "print(hashlib.sha256(images.tobytes()).hexdigest())"
     )

@@ -198,10 +198,16 @@ class MinedSiameseModel(SiameseModel):
         # every device has the loss of the whole batch, and their gradients are added up
         return (loss + sum(self.losses)) / self.distribute_strategy.num_replicas_in_sync
 
-    def get_metrics_result(self):
-        logs = super().get_metrics_result()
+    def train_step(self, data):
+        return self._with_an_axis(super().train_step(data))
+
+    def test_step(self, data):
+        return self._with_an_axis(super().test_step(data))
+
+    def _with_an_axis(self, logs):
+        """With several workers Keras reduces an axis of what a step logs."""
         if isinstance(self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
-            logs = {name: value[None] for name, value in logs.items()}  # Keras reduces an axis
+            logs = {name: value[None] for name, value in logs.items()}
         return logs
 
     def build_optimizer(self):
