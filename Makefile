@@ -5,13 +5,19 @@ SETTINGS := PRESET DATASET WEIGHTS BACKBONE HEAD RUNS DATA_HOME SIZE EPOCHS TRAI
 # what was typed behind `make run`, as NAME=value words for `python -m workbook run`
 TYPED = $(foreach v,$(SETTINGS),$(if $(filter command,$(firstword $(origin $(v)))),'$(v)=$($(v))'))
 
-.PHONY: run test lab publish learner
+.PHONY: run test check lab publish learner
 
 run: .venv/ready
 	@$(BIN)/python -m workbook run $(TYPED) $(NOTEBOOKS)
 
 test: .venv/ready
 	@$(BIN)/python -m pytest
+
+# what a change needs before it is committed: under a minute
+QUICK := config exercises figures metrics_reference model retrieval triplets verification commands
+check: .venv/ready
+	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m pytest -p no:nbval -o addopts=-q $(wildcard $(QUICK:%=tests/test_%.py))
 
 lab: .venv/ready
 	@$(BIN)/jupyter lab notebooks
