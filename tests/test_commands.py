@@ -1,0 +1,60 @@
+"""Every command that the README and docs/ tell a reader to type is understood as it stands.
+
+That the most important ones also give the right answers: test_own_images.py, test_run.py.
+"""
+
+import re
+import shlex
+import shutil
+import subprocess
+
+import pytest
+
+from workbook import ROOT
+from workbook.__main__ import parser
+from workbook.settings import VARIABLES
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TYPED = r"`((?:make|python -m workbook|\.venv\S+) [^`]+)`"
+
+
+def commands(page):
+    """The lines of the blocks without a language, and what stands in single backticks."""
+    text = page.read_text("utf-8")
+    blocks = re.findall(r"^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return [line for block in blocks for line in block.splitlines()] + re.findall(TYPED, text)
+
+
+def understood(command):
+    """Assert that `command` names what there is: a make target, a command line, a file."""
+    words = shlex.split(command.replace("\\", "/"), comments=True)
+    if words[0] == "make":
+        if shutil.which("make") is None:
+            pytest.skip("no make here")
+        done = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        for line in done.stdout.splitlines():
+            if "-m workbook" in line:
+                understood(line.lstrip("@"))
+    elif words[1:3] == ["-m", "workbook"]:
+        options = parser().parse_args(words[3:])
+        for word in getattr(options, "words", ()):
+            name, equals, _ = word.partition("=")
+            assert f"SIAMESE_{name}" in VARIABLES if equals else word.isdecimal(), word
+    else:
+        files = [word for word in words[1:] if word.endswith((".txt", ".ipynb", ".py"))]
+        assert words[1:3] in (["-m", "venv"], ["-m", "pytest"]) or files, command
+        assert all((ROOT / file).is_file() for file in files), command
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_tells_to_type_is_understood(page):
+    for command in commands(page):
+        understood(command)
+
+
+def test_commands_are_found_and_a_wrong_one_is_noticed():
+    assert {"make run", "make test"} <= {c.partition(" #")[0].strip() for c in commands(PAGES[0])}
+    for wrong in ("make rum", "python -m workbook run COLOUR=red", "python -m workbook walk"):
+        with pytest.raises((AssertionError, SystemExit)):
+            understood(wrong)
