@@ -1,6 +1,7 @@
 """How the workbook starts: the settings, the devices, the style of the plots."""
 
 import os
+import re
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -173,6 +174,14 @@ def prepare(config):
     return tf.distribute.get_strategy()
 
 
+def show_in_place(_, data, **__):
+    """Print what `?` and `??` found: without colours, which are made for a dark terminal.
+
+    Without the path of the file, too: it is another one elsewhere.
+    """
+    print(re.sub(r"\x1b\[[\d;]*m", "", data["text/plain"]).partition("File:")[0])
+
+
 def start(seed=42):
     """What every notebook's setup cell calls: seed, plot style, versions, and `??` shown in place.
 
@@ -186,9 +195,8 @@ def start(seed=42):
         "grid.alpha": 0.3, "axes.titlesize": 11, "font.size": 10, "legend.frameon": False,
         "figure.dpi": 100, "savefig.dpi": 150, "savefig.bbox": "tight",
     })  # fmt: skip
-    if shell := get_ipython():  # without the path of the file: it is another one elsewhere
-        show = lambda _, data, **__: print(data["text/plain"].partition("File:")[0])  # noqa: E731
-        shell.set_hook("show_in_pager", show, 0)
+    if shell := get_ipython():
+        shell.set_hook("show_in_pager", show_in_place, 0)
     print(
         "Python", sys.version.split()[0], "TensorFlow", tf.__version__, "Keras", keras.__version__
     )

@@ -5,6 +5,7 @@ Whatever needs them says `from workbook.start import keras, tf`, so that no impo
 
 import contextlib
 import os
+import sys
 
 
 @contextlib.contextmanager
@@ -22,6 +23,8 @@ def _quiet_start():
         os.close(nowhere)
 
 
+if "ipykernel" in sys.modules and "tensorflow" not in sys.modules:
+    print("loading TensorFlow and Keras: about ten seconds", flush=True)
 with _quiet_start():
     import keras
     import tensorflow as tf
