@@ -97,6 +97,7 @@ def trunk_features(
     except (OSError, ValueError):  # absent or cut short
         pass
     shape = (views * len(rows), *trunk.output_shape[1:])
+    print(f"computing the frozen trunk's output of {shape[0]:,} images, once", flush=True)
     progress = keras.utils.Progbar(shape[0], unit_name="image")
     about = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
     with workshop(cache) as folder:  # gone again if anything fails, also when interrupted
