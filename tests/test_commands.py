@@ -15,14 +15,16 @@ from workbook.__main__ import parser
 from workbook.settings import VARIABLES
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-TYPED = r"`((?:make|python -m workbook|\.venv\S+) [^`]+)`"
+COMMAND = re.compile(r"(make|python -m workbook|\.venv\S+) ")
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
 def commands(page):
     """The lines of the blocks without a language, and what stands in single backticks."""
     text = page.read_text("utf-8")
-    blocks = re.findall(r"^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    return [line for block in blocks for line in block.splitlines()] + re.findall(TYPED, text)
+    lines = [line for kind, block in BLOCK.findall(text) if not kind for line in block.splitlines()]
+    inline = re.findall(r"`([^`\n]+)`", BLOCK.sub("", text))
+    return lines + [piece for piece in inline if COMMAND.match(piece)]
 
 
 def understood(command):
