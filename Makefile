@@ -1,7 +1,7 @@
 # make run | test | lab | learner; each first makes .venv. Windows: see "Without make" in README.md.
 PYTHON ?= python3
 BIN := .venv/bin
-SETTINGS := PRESET DATASET WEIGHTS BACKBONE HEAD RUNS DATA_HOME SIZE EPOCHS TRAIN_FROM VIEWS SEED DEVICES PRECISION XLA BENCHMARK SEARCH
+SETTINGS := PRESET DATASET WEIGHTS BACKBONE HEAD RUNS DATA_HOME SIZE EPOCHS RECIPE TRAIN_FROM VIEWS SEED DEVICES PRECISION XLA BENCHMARK SEARCH
 # what was typed behind `make run`, as NAME=value words for `python -m workbook run`
 TYPED = $(foreach v,$(SETTINGS),$(if $(filter command,$(firstword $(origin $(v)))),'$(v)=$($(v))'))
 

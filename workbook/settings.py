@@ -23,6 +23,7 @@ VARIABLES = {  # name: what it chooses
     "SIAMESE_DATA_HOME": "folder that holds or receives datasets (default: data/)",
     "SIAMESE_SIZE": "side of the square input in pixels (default: 64 for toys in quick, else 200)",
     "SIAMESE_EPOCHS": "training epochs (default: what the preset says)",
+    "SIAMESE_RECIPE": "tuned (mined triplets), or specified (explicit random triplets, margin 0.5)",
     "SIAMESE_TRAIN_FROM": "first trained layer of a BACKBONE file (default: none, all frozen)",
     "SIAMESE_VIEWS": "augmented views of a training image in the trunk cache (default: 1; full: 8)",
     "SIAMESE_SEED": "the seed of everything random (default: 42)",
@@ -46,6 +47,7 @@ class Config:
     head: str
     size: int
     epochs: int
+    recipe: str
     train_from: str
     views: int
     seed: int
@@ -62,8 +64,12 @@ class Config:
 
     @property
     def run_dir(self):
-        """Where this run writes: `<runs>/<dataset>-<preset>`, made on first use."""
-        path = self.runs / f"{Path(self.dataset).name}-{self.preset}"
+        """Where this run writes: `<runs>/<dataset>-<preset>`, made on first use.
+
+        The recipe as specified has a folder of its own, `...-specified`.
+        """
+        own = "-specified" if self.recipe == "specified" else ""
+        path = self.runs / f"{Path(self.dataset).name}-{self.preset}{own}"
         path.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -135,6 +141,7 @@ def read_config(**overrides):
         ),
         size=positive("size", 64 if quick and dataset == "toys" else 200),
         epochs=positive("epochs", 12 if quick else 10),
+        recipe=_one_of("SIAMESE_RECIPE", get("recipe", "tuned"), ("tuned", "specified")),
         train_from=get("train_from", "default"),
         views=positive("views", 1 if quick else 8),
         seed=positive("seed", 42),

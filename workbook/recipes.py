@@ -1,0 +1,98 @@
+"""Recipes: how an embedding is trained, as specified or tuned.
+
+Explained in notebook 04, "Two recipes".
+"""
+
+from dataclasses import asdict, dataclass, replace
+
+from workbook.backbones import build_from_config
+from workbook.start import keras
+from workbook.training import warm_cosine
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a training depends on beside the data and the network.
+
+    triplets: "mined" in each batch by the strategy `mining`; or explicit ones, "random" or of the
+    "close-distance" rule, chosen anew before each epoch (`mining` is then None).
+    """
+
+    name: str
+    triplets: str
+    mining: str | None
+    margin: float
+    normalize: bool
+    active_only: bool
+    optimizer: str
+    learning_rate: float
+
+    def __str__(self):
+        """One choice a line, as the notebooks print it."""
+        return "\n".join(f"{name:13} {value}" for name, value in asdict(self).items())
+
+    @property
+    def description(self):
+        """What is trained on, for titles: such as "semi-hard triplets, margin 0.5"."""
+        return f"{self.mining or self.triplets} triplets, margin {self.margin}"
+
+    def make_optimizer(self, steps):
+        """Adam at a constant rate, or AdamW whose rate rises, then falls to 0 within `steps`."""
+        if self.optimizer == "Adam":
+            return keras.optimizers.Adam(self.learning_rate)
+        schedule = warm_cosine(self.learning_rate, steps)
+        return keras.optimizers.AdamW(schedule, weight_decay=1e-4)
+
+    def build(self, config, seed):
+        """The embedding model of `config`, not trained, its weights drawn from `seed`.
+
+        Its head is the setting HEAD: the specified one by default where the backbone is ResNet50.
+        The backbone of a random start is drawn from it too: keep the trunk of `config.seed`, and
+        with it the kept features, if only the tail shall start elsewhere.
+        """
+        return build_from_config(replace(config, seed=seed), normalize=self.normalize)
+
+
+def specified(triplets="random"):
+    """The system as specified: explicit triplets, no normalisation, margin 0.5, Adam at 1e-4.
+
+    triplets: "random" or "close-distance"; ValueError for another choice.
+    """
+    if triplets not in ("random", "close-distance"):
+        raise ValueError(f"triplets={triplets!r} is not one of: random, close-distance")
+    return Recipe(
+        name=f"as specified, {triplets.removesuffix('-distance')}",
+        triplets=triplets,
+        mining=None,
+        margin=0.5,
+        normalize=False,
+        active_only=False,
+        optimizer="Adam",
+        learning_rate=1e-4,
+    )
+
+
+def tuned(config):
+    """What was found to work better: triplets mined in the batch, embeddings of length 1, AdamW.
+
+    A random start takes semi-hard triplets. A pretrained one takes hard ones at twice the margin,
+    chosen on the validation split of `grocery`: see notebook 7.
+    """
+    recipe = Recipe(
+        name="tuned",
+        triplets="mined",
+        mining="semi-hard",
+        margin=0.5,
+        normalize=True,
+        active_only=False,
+        optimizer="AdamW",
+        learning_rate=3e-4,
+    )
+    if config.backbone == "ResNet50" and config.weights == "none":
+        return recipe
+    return replace(recipe, mining="hard", margin=1.0, active_only=True, learning_rate=1e-3)
+
+
+def recipe_of(config):
+    """The recipe that the setting RECIPE asks for. Explained in notebook 04, "Two recipes"."""
+    return specified() if config.recipe == "specified" else tuned(config)
