@@ -123,6 +123,24 @@ def load_images(dataset="toys", size=64, data_home=None, cache_dir=None, seed=42
     )
 
 
+def raw_pixels(images, side=16):
+    """The plainest embedding: images shrunk to side x side by block means, as one row of numbers.
+
+    images (n, size, size, 3), also a memmap: a block of rows is read at a time -> (n, side * side *
+    3) float32, 0..255. Pixels past the last whole block are left out. Raises ValueError for a side
+    above the size. Explained in notebook 01, "The baseline to beat: raw pixels".
+    """
+    step = images.shape[1] // side
+    if not step:
+        raise ValueError(f"side={side} is above the {images.shape[1]} pixels of the images")
+    rows = np.empty((len(images), side * side * 3), np.float32)
+    for first in range(0, len(images), 512):
+        block = np.asarray(images[first : first + 512, : side * step, : side * step])
+        block = block.reshape(len(block), side, step, side, step, 3).mean((2, 4), dtype=np.float32)
+        rows[first : first + 512] = block.reshape(len(block), -1)
+    return rows
+
+
 def _list_images(dataset, data_home):
     """(folder, [(path, split, class name)], problems, warnings), nothing decoded yet."""
     source = DATASETS.get(str(dataset))
