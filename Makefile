@@ -1,5 +1,6 @@
 # make run | test | lab | learner; each first makes .venv. Windows: see "Without make" in README.md.
-PYTHON ?= python3
+# the first that runs (a name alone may be a shim of a version manager that has no such version)
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.14 python3; do $$p -c "" 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 SETTINGS := PRESET DATASET WEIGHTS BACKBONE HEAD RUNS DATA_HOME SIZE EPOCHS RECIPE TRAIN_FROM VIEWS SEED DEVICES PRECISION XLA BENCHMARK SEARCH
 # what was typed behind `make run`, as NAME=value words for `python -m workbook run`
@@ -19,8 +20,9 @@ check: .venv/ready
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m pytest -p no:nbval -o addopts=-q $(wildcard $(QUICK:%=tests/test_%.py))
 
+# copies in lab/ to type in, made where they are missing; FRESH=1: new ones, the old are kept
 lab: .venv/ready
-	@$(BIN)/jupyter lab notebooks
+	@$(BIN)/python -m workbook lab $(if $(FRESH),--fresh) -- $(OPTIONS)
 
 # copies of the notebooks without solutions and outputs, in learner/
 learner: .venv/ready
@@ -31,8 +33,10 @@ publish: .venv/ready
 	@$(BIN)/python -m workbook run --publish $(TYPED) $(NOTEBOOKS)
 
 .venv/ready: requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
-	@echo "first use: installing requirements.txt into .venv (a few minutes)"
-	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "Python 3.11, 3.12 or 3.13 is needed, and $(or $(PYTHON),python3) is none of them. Install one (your package manager, or python.org), then: make PYTHON=python3.13 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 14) and print("Python 3.14 or newer: TensorFlow had no release for it in November 2026. pip takes a pre-release if there is one; nothing here was tried with it. Better, if you have it: make PYTHON=python3.13 ...")'
+	@echo "first use: installing requirements.txt into .venv (some minutes, 3 GB)"
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
 	@touch $@

@@ -28,6 +28,9 @@ def parser():
     build.add_argument("model", help="an embedding.keras that notebook 04 saved")
     build.add_argument("images", help="a folder with one sub-folder a class")
     build.add_argument("gallery", help="the folder to write")
+    lab = command("lab", "open JupyterLab on working copies of the notebooks, in lab/")
+    lab.add_argument("--fresh", action="store_true", help="new copies; the old ones are kept")
+    lab.add_argument("options", nargs="*", help="after --: options of JupyterLab itself")
     learner = command("learner", "write copies of the notebooks without solutions and outputs")
     learner.add_argument("folder", nargs="?", help="default: learner/")
     workers = command("workers", "run notebooks in several processes that train one model together")
@@ -60,6 +63,10 @@ def carry_out(options):
             gallery.build(options.model, options.images, options.gallery)
         else:
             gallery.identify(options.gallery, options.images, options.k)
+    elif options.command == "lab":
+        from workbook.lab import start
+
+        start(options.fresh, options.options)
     elif options.command == "learner":
         from workbook.learner import write_copies
 
