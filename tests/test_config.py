@@ -48,14 +48,14 @@ def test_variables_and_keywords(monkeypatch, tmp_path):
         ("WEIGHTS", "imagenet21k", "imagenet | none | an existing .h5 file"),
         ("BACKBONE", "VGG16", "ResNet50 | an existing .keras file"),
         ("SIZE", "big", "positive whole number"),
-        ("SEEDS", "1", "SIAMESE_SEED"),
+        ("COLOUR", "1", "SIAMESE_SEED"),
     ],
 )
 def test_a_wrong_value_lists_the_valid_ones(monkeypatch, name, value, valid):
     monkeypatch.setenv(f"SIAMESE_{name}", value)
     with pytest.raises(ValueError) as error:
         read_config()
-    assert valid in str(error.value) and value in str(error.value) + value * (name == "SEEDS")
+    assert valid in str(error.value) and value in str(error.value) + value * (name == "COLOUR")
 
 
 def test_imagenet_weights_without_a_network_name_the_file_and_the_way_out(monkeypatch):

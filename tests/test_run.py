@@ -32,16 +32,6 @@ def test_a_failing_cell_is_returned_with_its_traceback(tmp_path):
     assert not nbformat.read(tmp_path / "done.ipynb", as_version=4).cells[2].outputs
 
 
-def test_results_table_has_a_column_a_stage_and_a_dash_for_what_is_missing():
-    trained = {"a": 0.5, "a 95%": [0.25, 0.75], "b": 1.0}
-    metrics = {"untrained": {"a": 0.25}, "trained": trained, "settings": "text"}
-    lines = list(run.results_table(metrics))
-    assert lines[0].split() == ["untrained", "trained"]
-    assert lines[1].split() == ["a", "0.250", "0.500", "[0.250,", "0.750]"] and lines[
-        2
-    ].split() == ["b", "-", "1.000"]
-
-
 @pytest.mark.parametrize(
     ("dataset", "preset", "places"),
     [("toys", "quick", ("notebooks", "figures")), ("fruit", "full", ("results/fruit",) * 2)],

@@ -4,8 +4,11 @@
 default run into notebooks/ and figures/, those of another into results/<dataset>/.
 """
 
+import contextlib
+import copy
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -13,49 +16,92 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import HTMLExporter
+from nbconvert.filters import strip_ansi
 
-from workbook import ROOT
+from workbook import ROOT, seeds
 from workbook.settings import read_config
+
+# a source that is hidden in JupyterLab is one click away in the HTML, too
+PAGE = """{%- extends "lab/index.html.j2" -%}
+{%- block input_group -%}
+{%- if cell.metadata.get("jupyter", {}).get("source_hidden") -%}
+<details><summary>code</summary>{{ super() }}</details>
+{%- else -%}{{ super() }}{%- endif -%}
+{%- endblock input_group -%}"""
 
 
 def execute(source, target):
-    """Run `source` into `target` (.ipynb) and an HTML copy; a failing cell's error, or None."""
+    """Run `source` into `target` (.ipynb), an HTML copy and a log; what failed as text, or None.
+
+    The text is for people: the section, the error's own message, the log that has the traceback.
+    """
     notebook = nbformat.read(source, as_version=4)
+    reached = []
     client = NotebookClient(
         notebook,
         timeout=None,
         coalesce_streams=True,  # keep the last state of a progress bar, not all of them
         resources={"metadata": {"path": str(source.parent)}},
+        on_cell_start=lambda cell, cell_index: reached.append(cell_index),
     )
-    error = None
-    try:
-        with open(target.with_suffix(".log"), "wb") as log:  # what the kernel prints by itself
-            client.execute(stdout=log, stderr=log)
-    except CellExecutionError as failure:
-        error = failure
+    log, error = target.with_suffix(".log"), None
+    with open(log, "wb") as file:  # what the kernel prints by itself
+        try:
+            client.execute(stdout=file, stderr=file)
+        except CellExecutionError as failure:
+            error = f"{failure.ename}: {failure.evalue}"
+            file.write(f"\n{strip_ansi(str(failure))}\n".encode())
+        except DeadKernelError:
+            error = "the kernel was killed; most often the memory was full (try a smaller SIZE)"
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # time stamps, which would change at every run
     nbformat.write(notebook, target)
-    html, _ = HTMLExporter().from_notebook_node(notebook)
-    target.with_suffix(".html").write_text(html, encoding="utf-8")
-    return error
+    target.with_suffix(".html").write_text(as_html(notebook, target), encoding="utf-8")
+    if error:
+        section = heading_above(notebook.cells[: reached[-1]]) if reached else "its start"
+        return f"{source.name} failed in: {section}\n\n{strip_ansi(error)}\n\nall of it: {log}"
+    return None
 
 
-def results_table(metrics):
-    """`metrics` (stage -> name -> number) as lines of text, a column a stage."""
-    stages = [stage for stage, values in metrics.items() if isinstance(values, dict)]
-    names = list(dict.fromkeys(n for stage in stages for n in metrics[stage] if "95%" not in n))
-    yield f"{'':28}" + "".join(f"{stage:>24}" for stage in stages)
-    for name in names:
-        cells = []
-        for values in (metrics[stage] for stage in stages):
-            cell = f"{values[name]:.3f}" if name in values else "-"
-            if interval := values.get(f"{name} 95%"):
-                cell += " [{:.3f}, {:.3f}]".format(*interval)
-            cells.append(cell)
-        yield f"{name:28}" + "".join(f"{cell:>24}" for cell in cells)
+def heading_above(cells):
+    """The last Markdown heading in `cells`, as plain text."""
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)  # comments in code
+    return [*re.findall(r"^#+ +(.+)", text, re.MULTILINE)[-1:], "its first cells"][0]
+
+
+def as_html(notebook, target):
+    """`notebook` as a page beside `target`: its links lead to pages there, and to the workbook."""
+
+    def lead(match):
+        file, mark, section = match[1].partition("#")
+        if file.startswith("../"):
+            with contextlib.suppress(ValueError):  # another drive
+                file = Path(os.path.relpath(ROOT / file[3:], target.parent)).as_posix()
+        return f"]({file.replace('.ipynb', '.html')}{mark}{section})"
+
+    page = copy.deepcopy(notebook)
+    for cell in page.cells:
+        if cell.cell_type == "markdown":
+            cell.source = re.sub(r"\]\(([^():\s]+)\)", lead, cell.source)
+    name = {"metadata": {"name": target.stem}}
+    return HTMLExporter(raw_template=PAGE).from_notebook_node(page, name)[0]
+
+
+def trainings(sources, config):
+    """(notebook, seed) in their order: 4 and 5 once for each of SEEDS, in 5 the first seed last.
+
+    It then has what the others measured: see `seeds.save_metrics`.
+    """
+    for source in sources:
+        order = range(config.seed, config.seed + config.seeds)
+        if source.name[:2] == "05":
+            order = order[::-1]
+        elif source.name[:2] != "04":
+            order = order[:1]
+        yield from ((source, seed) for seed in order)
 
 
 def run(words, publish=False):
@@ -74,7 +120,9 @@ def run(words, publish=False):
             raise ValueError(f"{word!r} is neither NAME=value nor the number of a notebook")
     os.environ["SIAMESE_LIVE"] = "0"
     config = read_config()
-    for name in ("dataset", "weights", "backbone", "runs", "data_home"):
+    if config.seeds > 1 and config.seed != config.data_seed:
+        raise ValueError("SEEDS counts from SEED on: leave out DATA_SEED")
+    for name in ("dataset", "weights", "backbone", "runs", "data_home", "data_seed"):
         os.environ[f"SIAMESE_{name.upper()}"] = str(getattr(config, name))  # absolute from here on
     print(f"{config}\nresults in  {config.run_dir}\n", flush=True)
 
@@ -82,16 +130,18 @@ def run(words, publish=False):
     sources = [s for s in sources if not chosen or s.name[:2] in chosen]
     if not sources:
         raise ValueError(f"no notebook with the number {' or '.join(chosen)} in notebooks/")
-    for source in sources:
-        print(f"{source.stem:24}", end="", flush=True)
+    for source, seed in trainings(sources, config):
+        os.environ["SIAMESE_SEED"] = str(seed)
+        folder = read_config().run_dir
+        print(f"{source.stem:24}", f"seed {seed:<6}" * (config.seeds > 1), end="", flush=True)
         start = time.monotonic()
-        error = execute(source, config.run_dir / source.name)
+        error = execute(source, folder / source.name)
         print(f"{time.monotonic() - start:6.0f} s  {'FAILED' if error else 'ok'}", flush=True)
         if error:
-            sys.exit(f"\n{source.name} failed in this cell:\n{error}")
+            sys.exit(f"\n{error}")
     if (config.run_dir / "metrics.json").exists():
         metrics = json.loads((config.run_dir / "metrics.json").read_text("utf-8"))
-        print("", *results_table(metrics), "", f"in {config.run_dir}/metrics.json", sep="\n")
+        print("", *seeds.results_table(metrics), "", f"in {config.run_dir}/metrics.json", sep="\n")
     if publish:
         publish_run(config, sources)
 

@@ -27,6 +27,8 @@ VARIABLES = {  # name: what it chooses
     "SIAMESE_TRAIN_FROM": "first trained layer of a BACKBONE file (default: none, all frozen)",
     "SIAMESE_VIEWS": "augmented views of a training image in the trunk cache (default: 1; full: 8)",
     "SIAMESE_SEED": "the seed of everything random (default: 42)",
+    "SIAMESE_SEEDS": "how many times notebooks 4 and 5 train, with seeds from SEED on (default: 1)",
+    "SIAMESE_DATA_SEED": "the seed of what they share: toys, split, frozen trunk (default: SEED)",
     "SIAMESE_DEVICES": "one, all (every GPU here), or workers (the processes of TF_CONFIG)",
     "SIAMESE_PRECISION": "float32, mixed_float16 or mixed_bfloat16 (GPUs; default: float32)",
     "SIAMESE_XLA": "auto (Keras decides: not on a CPU), on or off",
@@ -51,6 +53,8 @@ class Config:
     train_from: str
     views: int
     seed: int
+    seeds: int
+    data_seed: int
     devices: str
     precision: str
     xla: str
@@ -66,10 +70,13 @@ class Config:
     def run_dir(self):
         """Where this run writes: `<runs>/<dataset>-<preset>`, made on first use.
 
-        The recipe as specified has a folder of its own, `...-specified`.
+        The recipe as specified has a folder of its own, `...-specified`; a further training on
+        the same data, with a SEED other than DATA_SEED, the folder `seed-<SEED>` in it.
         """
         own = "-specified" if self.recipe == "specified" else ""
         path = self.runs / f"{Path(self.dataset).name}-{self.preset}{own}"
+        if self.seed != self.data_seed:
+            path = path / f"seed-{self.seed}"
         path.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -145,6 +152,8 @@ def read_config(**overrides):
         train_from=get("train_from", "default"),
         views=positive("views", 1 if quick else 8),
         seed=positive("seed", 42),
+        seeds=positive("seeds", 1),
+        data_seed=positive("data_seed", positive("seed", 42)),
         devices=_one_of("SIAMESE_DEVICES", get("devices", "one"), ("one", "all", "workers")),
         precision=_one_of(
             "SIAMESE_PRECISION",

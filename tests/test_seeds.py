@@ -1,0 +1,93 @@
+"""Several trainings of one run: what is pooled, what is refused, and in which order they run."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from workbook import run, seeds
+from workbook.retrieval import bootstrap_interval
+from workbook.settings import read_config
+
+SETTINGS = "dataset    toys\nseed       {}\nepochs     3"
+
+
+def training(seed, right, settings=SETTINGS, **more):
+    """(metrics, answers) of a made-up training: `right`, one 0 or 1 a query."""
+    trained = {"accuracy": float(np.mean(right)), "accuracy 95%": [0.0, 1.0], "auc": seed / 100}
+    metrics = {"untrained": {"auc": 0.5}, "trained": trained | more}
+    metrics |= {"settings": settings.format(seed), "seeds": [seed]}
+    return metrics, {"trained/accuracy": np.array(right, float)}
+
+
+def test_pooled_are_mean_standard_deviation_and_the_interval_of_each_querys_mean():
+    answers = [[1, 1, 0, 0], [1, 1, 1, 0], [1, 0, 1, 0]]
+    pooled = seeds.pool([training(42 + i, right) for i, right in enumerate(answers)])
+    trained = pooled["trained"]
+    assert trained["accuracy by seed"] == [0.5, 0.75, 0.5]
+    assert trained["accuracy"] == pytest.approx(1.75 / 3)
+    assert trained["accuracy sd"] == pytest.approx(0.25 / 3**0.5)
+    assert trained["accuracy 95%"] == bootstrap_interval([1, 2 / 3, 2 / 3, 0])
+    assert trained["auc"] == pytest.approx(0.43) and trained["auc sd"] == pytest.approx(0.01)
+    assert "auc 95%" not in trained, "there is no one value a query"
+    assert pooled["untrained"] == {"auc": 0.5, "auc sd": 0, "auc by seed": [0.5] * 3}
+    assert pooled["seeds"] == [42, 43, 44]
+    assert list(pooled) == ["seeds", "untrained", "trained", "settings"]
+    assert json.loads(json.dumps(pooled))["trained"]["auc by seed"] == [0.42, 0.43, 0.44]
+
+
+def test_what_one_seed_did_not_measure_is_named_and_left_out(capsys):
+    pooled = seeds.pool([training(42, [1, 0], eer=0.1), training(43, [1, 0])])
+    assert "eer" not in pooled["trained"] and "accuracy" in pooled["trained"]
+    assert capsys.readouterr().out == "trained, eer: not measured with every seed, left out\n"
+
+
+def test_trainings_with_other_settings_are_not_pooled():
+    other = SETTINGS.replace("epochs     3", "epochs     4")
+    with pytest.raises(ValueError, match="epochs     3 / epochs     4"):
+        seeds.pool([training(42, [1, 0]), training(43, [1, 0], other)])
+
+
+def config_of(folder, seed, **options):
+    return read_config(runs=str(folder), preset="quick", seed=str(seed), data_seed="42", **options)
+
+
+def test_the_first_seed_pools_what_the_others_left(tmp_path):
+    metrics = {"trained": {"accuracy": 0.75, "accuracy 95%": [0, 1]}}
+    answers = {"trained/accuracy": np.array([1, 1, 1, 0.0])}
+    first = config_of(tmp_path, 42, seeds="2")
+    with pytest.raises(FileNotFoundError, match="seed-43"):
+        seeds.save_metrics(first, metrics, answers)
+    other = {"trained": {"accuracy": 0.25, "accuracy 95%": [0, 1]}}
+    fewer = {"trained/accuracy": np.array([1, 0, 0, 0.0])}
+    alone = seeds.save_metrics(config_of(tmp_path, 43, seeds="2"), other, fewer)
+    assert alone["seeds"] == [43] and alone["trained"]["accuracy"] == 0.25
+    pooled = seeds.save_metrics(first, metrics, answers)
+    assert pooled["seeds"] == [42, 43] and pooled["trained"]["accuracy"] == 0.5
+    kept = tmp_path / "toys-quick" / "metrics.json"
+    assert json.loads(kept.read_text())["trained"]["accuracy by seed"] == [0.75, 0.25]
+    assert (tmp_path / "toys-quick" / "seed-43" / "metrics.json").exists()
+
+
+def test_one_seed_is_said_to_be_one(tmp_path):
+    metrics = {"trained": {"accuracy": 0.75, "accuracy 95%": [0.5, 1]}, "untrained": {}}
+    lines = list(seeds.results_table(seeds.save_metrics(config_of(tmp_path, 42), metrics, {})))
+    assert lines[0].split() == ["trained", "untrained"]
+    assert lines[1].split() == ["accuracy", "0.750", "[0.500,", "1.000]", "-"]
+    assert lines[2].startswith("one training (seed 42)") and len(lines) == 3
+
+
+def test_the_table_of_several_has_their_spread():
+    lines = list(seeds.results_table(seeds.pool([training(42, [1, 0]), training(44, [1, 1])])))
+    assert lines[1].split() == ["auc", "0.500", "±", "0.000", "0.430", "±", "0.014"]
+    assert lines[2].split()[:4] == ["accuracy", "-", "0.750", "±"]
+    assert "2 trainings (seeds 42 to 44)" in lines[-1]
+
+
+def test_notebooks_4_and_5_run_once_a_seed_and_the_first_is_evaluated_last():
+    sources = [Path(f"0{number}_x.ipynb") for number in (3, 4, 5, 6)]
+    order = run.trainings(sources, SimpleNamespace(seed=7, seeds=3))
+    numbers = [(int(source.name[:2]), seed) for source, seed in order]
+    assert numbers == [(3, 7), (4, 7), (4, 8), (4, 9), (5, 9), (5, 8), (5, 7), (6, 7)]
