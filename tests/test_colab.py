@@ -1,5 +1,6 @@
 """Google Colab: what a runtime keeps, and the first cell of a notebook opened there alone."""
 
+import errno
 import importlib.metadata
 import json
 import os
@@ -11,8 +12,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import small_run
 
-from workbook import ROOT, colab, stamp
+from workbook import ROOT, colab, run_folder, stamp
+from workbook.start import keras
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 RUNTIME = {  # the oldest stack; for each package its own demands on the other two
@@ -104,13 +107,164 @@ def test_what_is_missing_is_installed_with_the_three_pinned(monkeypatch, tmp_pat
     assert pins.splitlines() == [f"{name}=={colab.version(name)}" for name in colab.KEPT]
 
 
-def test_results_go_to_a_mounted_drive_unless_a_setting_says_otherwise(monkeypatch, tmp_path):
-    monkeypatch.setattr(os, "environ", {"SIAMESE_DATA_HOME": "mine"})
+# ------------------------------------------------------------------------------- a mounted Drive
+
+
+def test_results_are_kept_on_a_mounted_drive_unless_a_setting_says_otherwise(
+    monkeypatch, tmp_path, capsys
+):
+    calls, environment = [], {"SIAMESE_DATA_HOME": "mine"}
+    monkeypatch.setattr(colab, "keep_on_drive", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(os, "environ", dict(environment))
     colab.prepare(drive=tmp_path / "none")
-    assert os.environ == {"SIAMESE_DATA_HOME": "mine"}
+    assert not calls and "Mount Drive" in capsys.readouterr().out
     colab.prepare(drive=tmp_path)
-    assert os.environ["SIAMESE_RUNS"] == str(tmp_path / "siamese-networks" / "runs")
-    assert os.environ["SIAMESE_DATA_HOME"] == "mine"
+    assert calls == [(ROOT / "runs", tmp_path / "siamese-networks/runs", 300)]
+    said = capsys.readouterr().out
+    assert all(words in said for words in ("own disk", "5 minutes", "0.7 GB", str(tmp_path)))
+    assert os.environ == environment, "runs, caches and datasets stay on the runtime's own disk"
+    os.environ["SIAMESE_RUNS"] = "elsewhere"
+    colab.prepare(drive=tmp_path)
+    assert len(calls) == 1 and "elsewhere" in capsys.readouterr().out
+
+
+@pytest.fixture
+def drive(tmp_path, monkeypatch):
+    """A stand-in Drive: its folder, and the list of what was written to it, (name, bytes)."""
+    written, copy = [], colab.copy_whole
+
+    def counted(source, target):
+        copy(source, target)
+        if target.is_relative_to(tmp_path / "drive"):
+            written.append((target.name, target.stat().st_size))
+
+    monkeypatch.setattr(colab, "copy_whole", counted)
+    return tmp_path / "drive", written
+
+
+def contents(folder):
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+
+class Ended(Exception):
+    """The runtime's end, in mid-training."""
+
+
+def test_a_training_writes_its_checkpoint_to_drive_at_times_and_a_new_runtime_goes_on(
+    tmp_path, drive
+):
+    home, written = drive
+    keeper = colab.Keeper(tmp_path / "one", home)
+    folder = tmp_path / "one/toys-quick"
+    (tmp_path / "one/cache").mkdir(parents=True)
+    (tmp_path / "one/cache/trunk.npy").write_bytes(bytes(10**7))
+
+    def each_epoch(epoch, logs):  # the pause ends once, in the fourth epoch
+        if epoch == 3:
+            keeper.keep({"checkpoint.npz"})
+        if epoch == 4:
+            raise Ended
+
+    with pytest.raises(Ended):
+        small_run.fit(folder, callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=each_epoch)])
+    run_folder.unlock_folder(folder)  # as the end of the process does
+    size = (folder / "checkpoint.npz").stat().st_size
+    assert {"checkpoint.npz", "checkpoint-before.npz", "training.lock"} <= contents(folder)
+    assert [name for name, _ in written] == ["checkpoint.npz"]
+    assert abs(written[0][1] - size) < 1000, "one file of the four, and no cache"
+
+    new, (epochs, there) = tmp_path / "two", ([], colab.Keeper(tmp_path / "two", home))
+    assert there.bring_back() == written[0][1]
+    counted = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: epochs.append(epoch))
+    _, history = small_run.fit(new / "toys-quick", callbacks=[counted])
+    assert epochs == [3, 4, 5], "three epochs were on Drive"
+    assert history == small_run.fit(tmp_path / "straight")[1], "as if nothing had happened"
+    there.keep()
+    assert not contents(home), "a finished training has no checkpoint, on Drive either"
+    assert len(written) == 1, "nor was it copied again"
+
+
+def test_results_go_to_drive_once_and_what_they_replace_is_removed(tmp_path, drive, capsys):
+    home, written = drive
+    runs = tmp_path / "runs"
+    files = ["toys-quick/embedding.keras", "toys-quick/gallery/entries-1.npz",
+             "toys-quick/gallery/gallery.json", "toys-quick/figures/05_tsne.png",
+             "toys-quick/figures/05_parts.png", "toys-quick/metrics.json"]  # fmt: skip
+    stay = ["cache/trunk-1.npy", "toys-quick/training.lock", "toys-quick/checkpoint-before.npz",
+            "toys-quick/embedding.12.part.keras", "toys-quick/gallery/part12-x.keras"]  # fmt: skip
+    for number, file in enumerate([*files, *stay]):
+        (runs / file).parent.mkdir(parents=True, exist_ok=True)
+        (runs / file).write_bytes(bytes(100 + number))
+    keeper = colab.Keeper(runs, home)
+    keeper.keep()
+    keeper.keep()  # nothing has changed
+    assert contents(home) == set(files)
+    assert sum(size for _, size in written) == sum(range(100, 100 + len(files)))
+
+    (runs / files[1]).rename(runs / "toys-quick/gallery/entries-2.npz")
+    keeper.keep()
+    assert [name for name, _ in written[len(files) :]] == ["entries-2.npz"]
+    assert contents(home) == {*files} - {files[1]} | {"toys-quick/gallery/entries-2.npz"}
+
+    again = colab.Keeper(runs, home)  # the kernel was started again, the disk is the same
+    assert again.bring_back() == 0
+    again.keep()
+    assert len(written) == len(files) + 1
+    shutil.rmtree(runs / "toys-quick")  # somebody makes room here: Drive keeps its own
+    again.keep()
+    assert len(contents(home)) == len(files)
+    assert not capsys.readouterr().out
+
+
+def test_a_full_drive_is_said_and_the_next_cell_tries_again(tmp_path, monkeypatch, capsys):
+    (tmp_path / "runs/toys-quick").mkdir(parents=True)
+    (tmp_path / "runs/toys-quick/metrics.json").write_text("{}")
+    keeper, copy = colab.Keeper(tmp_path / "runs", tmp_path / "drive"), shutil.copyfile
+
+    def full(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    keeper.keep()
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1 and "metrics.json" in said and "No space left" in said
+    monkeypatch.setattr(shutil, "copyfile", copy)
+    keeper.keep()
+    assert contents(tmp_path / "drive") == {"toys-quick/metrics.json"}
+
+
+SESSION = """
+import pathlib, sys, time
+sys.path.insert(0, sys.argv[1])
+from IPython.core.interactiveshell import InteractiveShell
+from workbook import colab
+
+runs, home = map(pathlib.Path, sys.argv[2:4])
+shell = InteractiveShell.instance()
+for _ in range(2):  # the first cell may be run again
+    colab.keep_on_drive(runs, home, 0.1)
+shell.user_ns |= globals()
+shell.run_cell('''
+(runs / "checkpoint.npz").write_bytes(bytes(1000))
+(runs / "embedding.keras").write_bytes(bytes(3000))
+while not (home / "checkpoint.npz").exists():
+    time.sleep(0.05)
+print("while it ran", sorted(path.name for path in home.iterdir()))
+(runs / "checkpoint.npz").unlink()
+''')
+print("after it", sorted(path.name for path in home.iterdir()))
+"""
+
+
+def test_the_checkpoint_is_kept_while_a_cell_runs_and_the_rest_after_it(tmp_path):
+    (tmp_path / "runs").mkdir()
+    command = [sys.executable, "-c", SESSION, ROOT, tmp_path / "runs", tmp_path / "drive"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    lines = ["while it ran ['checkpoint.npz']", "after it ['embedding.keras']"]
+    assert done.stdout.splitlines() == lines, done.stderr
+
+
+# ------------------------------------------------------------------------ the cell and the stamp
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
