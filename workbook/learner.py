@@ -1,8 +1,10 @@
 """Write the learner's copies of the notebooks to learner/: no solutions, no outputs.
 
-A cell tagged `solution` is left out; everything else stays. The copies are made, never edited.
+A cell tagged `solution` is left out, and what the text says about solutions; the rest stays.
+The copies are made of notebooks/ as it is; what is typed into lab/ does not get into them.
 """
 
+import re
 from pathlib import Path
 
 import nbformat
@@ -16,6 +18,8 @@ def learner_copy(notebook):
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
+        elif cell.source.startswith("## Exercises"):
+            cell.source = re.sub(r"(?<=[.:])\s[^.]*\bsolutions?\b[^.]*\.", "", cell.source)
     title = notebook.cells[0]
     title.source = stamp.without_badge(title.source)  # it opens the copy with the solutions
     return notebook
