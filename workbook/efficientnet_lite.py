@@ -127,7 +127,7 @@ ADMITTED = {
 
 
 class _Reader(pickle.Unpickler):
-    """Admits the four names that tensors need; a pickle that asks for another could run anything."""
+    """Admits the four names that tensors need: a pickle that asks for more could run anything."""
 
     def find_class(self, module, name):
         if (module, name) not in ADMITTED:

@@ -10,22 +10,26 @@ import matplotlib.pyplot as plt
 from IPython import get_ipython
 
 from workbook import ROOT
+from workbook.backbones import NAMES
 from workbook.downloads import DATASETS
 from workbook.start import GPUS, keras, tf
 
 VARIABLES = {  # name: what it chooses
     "SIAMESE_PRESET": "quick (no download, CPU) or full (ImageNet weights, photographs, GPU)",
     "SIAMESE_DATASET": "toys (embedded), grocery, caltech101, lfw, or a folder of images",
-    "SIAMESE_WEIGHTS": "imagenet, none, or a weights file for ResNet50 without its top",
-    "SIAMESE_BACKBONE": "ResNet50, or a .keras file that maps RGB 0..255 to a feature map",
+    "SIAMESE_WEIGHTS": "imagenet, none, or a weights file (.h5) of the backbone without its top",
+    "SIAMESE_BACKBONE": "ResNet50, EfficientNetLite0 (photographs in quick), another name of "
+    "keras.applications, or a .keras file that maps RGB 0..255 to a feature map",
     "SIAMESE_HEAD": "specified (flatten, Dense 512-256-256), slim (average, BatchNorm, Dense 256)",
     "SIAMESE_RUNS": "folder for results (default: runs/ beside siamese_utils.py)",
     "SIAMESE_DATA_HOME": "folder that holds or receives datasets (default: data/)",
     "SIAMESE_SIZE": "side of the square input in pixels (default: 64 for toys in quick, else 200)",
     "SIAMESE_EPOCHS": "training epochs (default: what the preset says)",
     "SIAMESE_RECIPE": "tuned (mined triplets), or specified (explicit random triplets, margin 0.5)",
-    "SIAMESE_TRAIN_FROM": "first trained layer of a BACKBONE file (default: none, all frozen)",
-    "SIAMESE_VIEWS": "augmented views of a training image in the trunk cache (default: 1; full: 8)",
+    "SIAMESE_TRAIN_FROM": "first trained layer of the backbone, or none (default: its last stage; "
+    "none of a .keras file)",
+    "SIAMESE_VIEWS": "augmented views of a training image in the trunk cache (default: 8; toys in "
+    "quick: 1)",
     "SIAMESE_SEED": "the seed of everything random (default: 42)",
     "SIAMESE_SEEDS": "how many times notebooks 4 and 5 train, with seeds from SEED on (default: 1)",
     "SIAMESE_DATA_SEED": "the seed of what they share: toys, split, frozen trunk (default: SEED)",
@@ -36,6 +40,7 @@ VARIABLES = {  # name: what it chooses
     "SIAMESE_SEARCH": "1 makes the search of notebook 7 again (default: 0, a few steps of it)",
     "SIAMESE_LIVE": "0 draws the loss plot once, at the end of training (default: 1, live)",
 }
+LITE = "EfficientNetLite0"
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,19 @@ class Config:
     def jit_compile(self):
         """What `compile` takes: "auto", True or False."""
         return {"auto": "auto", "on": True, "off": False}[self.xla]
+
+    @property
+    def why(self):
+        """Which backbone this run has, and why, in one line."""
+        weights = {"imagenet": "ImageNet weights", "none": "random weights", "file": "its weights"}
+        what = f"{Path(self.backbone).name} with {weights.get(self.weights, self.weights)}"
+        reason = {
+            ("quick", True, "ResNet50", "none"): "drawn toys do without pretrained",
+            ("quick", False, "EfficientNetLite0", "imagenet"): "photographs need pretrained "
+            "weights, and these are installed with the workbook",
+            ("full", False, "ResNet50", "imagenet"): "as specified; Keras downloads them once",
+        }.get((self.preset, self.dataset == "toys", self.backbone, self.weights))
+        return f"{what}: {reason or 'as BACKBONE and WEIGHTS say'}"
 
     @property
     def run_dir(self):
@@ -134,23 +152,30 @@ def read_config(**overrides):
     quick = _one_of("SIAMESE_PRESET", preset, ("quick", "full")) == "quick"
     dataset = get("dataset", "toys" if quick else "grocery")
     dataset = _one_of("SIAMESE_DATASET", dataset, tuple(DATASETS), "/")
-    weights = get("weights", "none" if quick else "imagenet")
-    backbone = get("backbone", "ResNet50")
+    drawn = quick and dataset == "toys"
+    weights_file = get("weights", "").endswith(".h5")  # without a name it is one of ResNet50
+    backbone = get("backbone", "ResNet50" if drawn or not quick or weights_file else LITE)
+    backbone = _one_of("SIAMESE_BACKBONE", backbone, NAMES, ".keras")
+    if backbone in NAMES:
+        weights = get("weights", "none" if quick and backbone == "ResNet50" else "imagenet")
+        kinds, file_suffix = ("imagenet", "none"), None if backbone == LITE else ".h5"
+    else:
+        weights, kinds, file_suffix = get("weights", "file"), ("file",), None
     return Config(
         preset=preset,
         dataset=dataset,
-        weights=_one_of("SIAMESE_WEIGHTS", weights, ("imagenet", "none"), ".h5"),
-        backbone=_one_of("SIAMESE_BACKBONE", backbone, ("ResNet50",), ".keras"),
+        weights=_one_of("SIAMESE_WEIGHTS", weights, kinds, file_suffix),
+        backbone=backbone,
         head=_one_of(
             "SIAMESE_HEAD",
             get("head", "specified" if backbone == "ResNet50" else "slim"),
             ("specified", "slim"),
         ),
-        size=positive("size", 64 if quick and dataset == "toys" else 200),
+        size=positive("size", 64 if drawn else 200),
         epochs=positive("epochs", 12 if quick else 10),
         recipe=_one_of("SIAMESE_RECIPE", get("recipe", "tuned"), ("tuned", "specified")),
         train_from=get("train_from", "default"),
-        views=positive("views", 1 if quick else 8),
+        views=positive("views", 1 if drawn else 8),
         seed=positive("seed", 42),
         seeds=positive("seeds", 1),
         data_seed=positive("data_seed", positive("seed", 42)),
