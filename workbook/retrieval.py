@@ -88,6 +88,24 @@ def retrieval_metrics(
     return result if per_query else {name: float(v.mean()) for name, v in result.items()}
 
 
+def raw_pixels(images, side=16):
+    """The embedding to beat: images shrunk to side x side by block means, as one row of numbers.
+
+    images (n, size, size, 3), also a memmap: a block of rows is read at a time -> (n, side * side *
+    3) float32, 0..255. Pixels past the last whole block are left out. Raises ValueError for a side
+    above the size. Explained in notebook 01, "The baseline to beat: raw pixels".
+    """
+    step = images.shape[1] // side
+    if not step:
+        raise ValueError(f"side={side} is above the {images.shape[1]} pixels of the images")
+    rows = np.empty((len(images), side * side * 3), np.float32)
+    for first in range(0, len(images), 512):
+        block = np.asarray(images[first : first + 512, : side * step, : side * step])
+        block = block.reshape(len(block), side, step, side, step, 3).mean((2, 4), dtype=np.float32)
+        rows[first : first + 512] = block.reshape(len(block), -1)
+    return rows
+
+
 def split_recall(embeddings, dataset, split):
     """recall@1 of one split of `dataset`, from the embeddings (n, dim) of all its images.
 
