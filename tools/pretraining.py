@@ -1,10 +1,10 @@
 """What pretraining is worth, before any training here: results/grocery/pretraining.json.
 
-usage: python -m tools.pretraining BACKBONE.keras DATA_HOME
+usage: python -m tools.pretraining [DATA_HOME]
 
-The same network twice, with the weights of the file and with random ones; of each its feature map,
+EfficientNet-Lite0 twice, with ImageNet weights and with random ones; of each its feature map,
 averaged and brought to length 1 ("plain features" of notebook 05), and the closest training image
-of every test image. Notebook 03 reads the result.
+of every test image of `grocery`. Notebook 03 reads the result.
 """
 
 import json
@@ -12,9 +12,10 @@ import sys
 
 import siamese_utils as su
 from workbook import ROOT, images, retrieval
+from workbook.efficientnet_lite import efficientnet_lite0
 from workbook.start import keras
 
-SIZE, SEED = 200, 42
+ABOUT = {"backbone": "EfficientNetLite0", "size": 200, "seed": 42}
 
 
 def accuracy(backbone, data):
@@ -25,12 +26,11 @@ def accuracy(backbone, data):
 
 
 if __name__ == "__main__":
-    file, data_home = sys.argv[1:]
-    keras.utils.set_random_seed(SEED)
-    data = images.load_images("grocery", SIZE, data_home)
-    pretrained = keras.models.load_model(file)
-    networks = {"random": keras.models.clone_model(pretrained), "pretrained": pretrained}
+    data_home = sys.argv[1] if len(sys.argv) > 1 else None
+    data = images.load_images("grocery", ABOUT["size"], data_home, seed=ABOUT["seed"])
+    keras.utils.set_random_seed(ABOUT["seed"])
+    networks = {"random": efficientnet_lite0(None), "pretrained": efficientnet_lite0()}
     found = {name: round(accuracy(network, data), 3) for name, network in networks.items()}
-    found |= {"backbone": file.replace("\\", "/").rpartition("/")[2], "size": SIZE, "seed": SEED}
-    (ROOT / "results/grocery/pretraining.json").write_text(json.dumps(found, indent=1) + "\n")
-    print(found)
+    file = ROOT / "results/grocery/pretraining.json"
+    file.write_text(json.dumps(found | ABOUT, indent=1) + "\n", "utf-8")
+    print(found, "in", file)
