@@ -151,7 +151,7 @@ def decoding_fails(*args):
 def test_a_whole_cache_is_used(cached, monkeypatch):
     data = cached()
     assert isinstance(data.images, np.memmap) and not data.images.flags.writeable
-    monkeypatch.setattr(image_files, "_decode", decoding_fails)
+    monkeypatch.setattr(image_files, "decode", decoding_fails)
     again = cached()
     assert (again.images == data.images).all() and again.paths == data.paths
 
@@ -180,7 +180,7 @@ def test_a_changed_image_is_decoded_again(cached):
 
 
 def test_a_file_of_images_is_no_cache_until_it_is_complete(cached, monkeypatch):
-    decode, calls = image_files._decode, []
+    decode, calls = image_files.decode, []
 
     def interrupted(file, size):
         calls.append(file)
@@ -189,7 +189,7 @@ def test_a_file_of_images_is_no_cache_until_it_is_complete(cached, monkeypatch):
         return decode(file, size)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(image_files, "_decode", interrupted)
+        patch.setattr(image_files, "decode", interrupted)
         cached()
     data = cached()
     assert len(data.images) == 8 and not data.problems

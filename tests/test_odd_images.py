@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from workbook.images import decode_image, load_images, pillow_heif, printable
+from workbook.decoding import pillow_heif
+from workbook.folders import printable
+from workbook.images import decode_image, load_images
 
 COLORS = np.uint8([[[230, 30, 30], [30, 200, 40]], [[20, 40, 210], [240, 220, 40]]])
 PICTURE = Image.fromarray(COLORS.repeat(24, 0).repeat(32, 1))  # 64 x 48: four quadrants

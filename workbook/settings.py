@@ -12,11 +12,13 @@ from IPython import get_ipython
 from workbook import ROOT
 from workbook.backbones import NAMES
 from workbook.downloads import DATASETS
+from workbook.folders import LAYOUTS
 from workbook.start import GPUS, keras, tf
 
 VARIABLES = {  # name: what it chooses
     "SIAMESE_PRESET": "quick (no download, CPU) or full (ImageNet weights, photographs, GPU)",
     "SIAMESE_DATASET": "toys (embedded), grocery, caltech101, lfw, or a folder of images",
+    "SIAMESE_LAYOUT": "auto, or what a folder's sub-folders are: classes, or splits (with classes)",
     "SIAMESE_WEIGHTS": "imagenet, none, or a weights file (.h5) of the backbone without its top",
     "SIAMESE_BACKBONE": "ResNet50, EfficientNetLite0 (photographs in quick), another name of "
     "keras.applications, or a .keras file that maps RGB 0..255 to a feature map",
@@ -49,6 +51,7 @@ class Config:
 
     preset: str
     dataset: str
+    layout: str
     weights: str
     backbone: str
     head: str
@@ -164,6 +167,7 @@ def read_config(**overrides):
     return Config(
         preset=preset,
         dataset=dataset,
+        layout=_one_of("SIAMESE_LAYOUT", get("layout", "auto"), tuple(LAYOUTS)),
         weights=_one_of("SIAMESE_WEIGHTS", weights, kinds, file_suffix),
         backbone=backbone,
         head=_one_of(
