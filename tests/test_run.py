@@ -1,35 +1,82 @@
-"""`make run`: a failing notebook is shown and stops; settings are checked before anything runs."""
+"""`make`: which Python it takes. `make run`: what a notebook leaves, what a failing one says."""
 
 import os
+import shutil
+import stat
 import subprocess
 import sys
 
 import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from workbook import ROOT, run
 
-
-def notebook_of(folder, *cells):
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
-    nbformat.write(notebook, folder / "source.ipynb")
-    return folder / "source.ipynb"
+# ------------------------------------------------------------------------- executing a notebook
 
 
-def test_a_good_notebook_leaves_its_outputs_and_an_html_copy(tmp_path):
-    source = notebook_of(tmp_path, "print(6 * 7)")
-    assert run.execute(source, tmp_path / "done.ipynb") is None
-    executed = nbformat.read(tmp_path / "done.ipynb", as_version=4)
-    assert executed.cells[0].outputs[0].text == "42\n"
-    assert "42" in (tmp_path / "done.html").read_text("utf-8")
-    assert not nbformat.read(source, as_version=4).cells[0].outputs, "the source is not touched"
+@pytest.fixture
+def workbook(tmp_path, monkeypatch):
+    """`write(*cells)` puts them into the only notebook of a workbook; results go to runs/."""
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    settings = {"SIAMESE_RUNS": str(tmp_path / "runs"), "SIAMESE_PRESET": "quick"}
+    monkeypatch.setattr(os, "environ", os.environ | settings)
+
+    def write(*cells):
+        nbformat.write(new_notebook(cells=cells), tmp_path / "notebooks/01_first.ipynb")
+        return tmp_path / "runs/toys-quick"
+
+    return write
 
 
-def test_a_failing_cell_is_returned_with_its_traceback(tmp_path):
-    source = notebook_of(tmp_path, "x = 1", "x / 0", "print('never')")
-    error = str(run.execute(source, tmp_path / "done.ipynb"))
-    assert "x / 0" in error and "ZeroDivisionError" in error
-    assert not nbformat.read(tmp_path / "done.ipynb", as_version=4).cells[2].outputs
+def test_a_good_notebook_leaves_its_outputs_and_a_page_to_read(workbook, tmp_path):
+    text = "[glossary](../docs/glossary.md), [next](02_next.ipynb#2.1-Random), [site](https://x.y)"
+    hidden = {"jupyter": {"source_hidden": True}}
+    place = workbook(
+        new_code_cell("hidden_code = 1", metadata=hidden),
+        new_markdown_cell(text),
+        new_code_cell("print(6 * 7)"),
+    )
+    run.run(["1"])
+    executed = nbformat.read(place / "01_first.ipynb", as_version=4)
+    assert executed.cells[2].outputs[0].text == "42\n" and executed.cells[1].source == text
+    source = nbformat.read(tmp_path / "notebooks/01_first.ipynb", as_version=4)
+    assert not source.cells[2].outputs, "the source is not touched"
+    page = (place / "01_first.html").read_text("utf-8")
+    details = page[page.index("<details>") : page.index("</details>")]
+    assert "hidden_code" in details and page.count("<details>") == 1, "collapsed, and it alone"
+    links = ['"../../docs/glossary.md"', '"02_next.html#2.1-Random"', '"https://x.y"']
+    assert all(f"href={link}" in page for link in links)
+
+
+def test_a_failing_cell_says_where_and_what_and_leaves_the_traceback_to_the_log(workbook, capfd):
+    code = "```python\n# no heading\n```"
+    fail = "def divide(x):\n    raise ValueError(f'no \x1b[31m{x}\x1b[0m, choose 1 | 2')"
+    place = workbook(
+        new_markdown_cell("## 1.2 Look at `x`\n" + code),
+        new_code_cell(fail),
+        new_code_cell("divide(0)"),
+        new_markdown_cell("## 1.3 Later"),
+        new_code_cell("print('never')"),
+    )
+    with pytest.raises(SystemExit) as stopped:
+        run.run([])
+    log = place / "01_first.log"
+    assert str(stopped.value).splitlines() == [
+        "", "01_first.ipynb failed in: 1.2 Look at `x`", "", "ValueError: no 0, choose 1 | 2", "",
+        f"all of it: {log}",
+    ]  # fmt: skip
+    assert "FAILED" in capfd.readouterr().out
+    assert "divide(0)" in log.read_text("utf-8") and "\x1b" not in log.read_text("utf-8")
+    executed = nbformat.read(place / "01_first.ipynb", as_version=4)
+    assert executed.cells[2].outputs[0].ename == "ValueError" and not executed.cells[4].outputs
+
+
+def test_a_killed_kernel_is_said_to_be_so(workbook):
+    workbook(new_markdown_cell("# 1 First"), new_code_cell("import os\nos._exit(1)"))
+    with pytest.raises(SystemExit, match=r"failed in: 1 First\n\nthe kernel was killed.*memory"):
+        run.run([])
 
 
 @pytest.mark.parametrize(
@@ -52,10 +99,69 @@ def test_a_run_is_published_where_its_kind_belongs(tmp_path, monkeypatch, datase
     assert (notebooks / "metrics.json").exists() == (preset == "full")
 
 
-@pytest.mark.parametrize("word", ["PRESET=fast", "COLOUR=red", "nonsense", "99"])
-def test_a_wrong_word_stops_before_any_notebook(word):
-    command = [sys.executable, "-m", "workbook", "run", word]
-    done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ), cwd=ROOT)
-    assert done.returncode != 0 and "01_data" not in done.stdout
-    expected = ("quick | full", "SIAMESE_PRESET", "neither NAME=value", "with the number 99")
-    assert any(text in done.stderr for text in expected)
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("PRESET=fast", "quick | full"),
+        ("COLOUR=red", "SIAMESE_PRESET"),
+        ("nonsense", "neither NAME=value"),
+        ("99", "with the number 99"),
+    ],
+)
+def test_a_wrong_word_stops_before_any_notebook(workbook, capsys, word, said):
+    workbook(new_code_cell("1"))
+    with pytest.raises(ValueError) as stopped:
+        run.run([word])
+    assert said in str(stopped.value) and "01_first" not in capsys.readouterr().out
+
+
+def test_on_the_terminal_a_wrong_word_is_one_line():
+    command = [sys.executable, "-m", "workbook", "run", "PRESET=fast"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1 and not done.stdout
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+# --------------------------------------------------------------------------- make and its Python
+
+# a Python of another version: it runs what stands behind -c, and says what else it is asked for
+STUB = """#!/bin/sh
+if [ "$1" = -c ]; then
+    exec {python} -c "import sys; sys.version_info = ({version}); exec(sys.argv[1])" "$2"
+fi
+echo "{version}: $@"
+"""
+
+
+@pytest.mark.skipif(shutil.which("make") is None or os.name == "nt", reason="no make here")
+@pytest.mark.parametrize(
+    ("pythons", "taken", "said"),
+    [
+        ({"python3": "3, 11, 2"}, "3, 11, 2", ""),
+        ({"python3": "3, 9, 1", "python3.12": "3, 12, 0"}, "3, 12, 0", ""),
+        ({"python3.11": "3, 11, 9", "python3.13": "3, 13, 5"}, "3, 13, 5", ""),
+        ({"python3.12": "3, 12, 0", "python3.13": None}, "3, 12, 0", ""),  # a shim of nothing
+        ({"python3": "3, 14, 0"}, "3, 14, 0", "TensorFlow had no release for it"),
+        ({"python3": "3, 10, 4"}, None, "3.11, 3.12 or 3.13 is needed, and python3 is none"),
+        ({}, None, "3.11, 3.12 or 3.13 is needed"),
+    ],
+)
+def test_make_takes_a_python_that_fits_or_says_what_to_install(tmp_path, pythons, taken, said):
+    for name in ("Makefile", "requirements.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("sh", "make", "touch"):
+        (tools / name).symlink_to(shutil.which(name))
+    for name, version in pythons.items():
+        stub = STUB.format(python=sys.executable, version=version) if version else "exit 127"
+        (tools / name).write_text(stub)
+        (tools / name).chmod(stat.S_IRWXU)
+    command = [tools / "make", ".venv/ready"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={"PATH": str(tools)}, capture_output=True, text=True
+    )
+    assert said in done.stdout + done.stderr
+    asked = [line for line in done.stdout.splitlines() if "-m venv" in line]
+    assert asked == ([f"{taken}: -m venv --clear .venv"] if taken else [])
+    assert ("TensorFlow" in done.stdout) == ("no release" in said)
