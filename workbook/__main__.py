@@ -22,8 +22,16 @@ def parser():
     )  # fmt: skip
     identify = command("identify", "name images by a gallery's closest entries")
     identify.add_argument("gallery", help="a folder that `build` or notebook 05 wrote")
-    identify.add_argument("images", nargs="+", metavar="image")
+    identify.add_argument("images", nargs="+", metavar="image", help="a file, or a folder of them")
     identify.add_argument("-k", type=int, default=5, help="how many entries to show (5)")
+    identify.add_argument(
+        "--csv", metavar="FILE",
+        help="write a table; for a folder that is <folder>-identified.csv unless said otherwise",
+    )  # fmt: skip
+    enroll = command("enroll", "add a class, or pictures of one, to a gallery without training")
+    enroll.add_argument("gallery", help="a folder that `build` or notebook 05 wrote")
+    enroll.add_argument("label", help="the name of the class")
+    enroll.add_argument("images", nargs="+", metavar="image", help="a file, or a folder of them")
     build = command("build", "make a gallery of a folder of class folders")
     build.add_argument("model", help="an embedding.keras that notebook 04 saved")
     build.add_argument("images", help="a folder with one sub-folder a class")
@@ -56,13 +64,15 @@ def carry_out(options):
         from workbook.run import run
 
         run(options.words, options.publish)
-    elif options.command in ("identify", "build"):
-        from workbook import gallery
+    elif options.command in ("identify", "build", "enroll"):
+        from workbook import gallery_commands as commands
 
         if options.command == "build":
-            gallery.build(options.model, options.images, options.gallery)
+            commands.build(options.model, options.images, options.gallery)
+        elif options.command == "enroll":
+            commands.enroll(options.gallery, options.label, options.images)
         else:
-            gallery.identify(options.gallery, options.images, options.k)
+            commands.identify(options.gallery, options.images, options.k, options.csv)
     elif options.command == "lab":
         from workbook.lab import start
 

@@ -2,6 +2,7 @@
 
     python -m workbook build runs/toys-quick/embedding.keras my_images/ my_gallery/
     python -m workbook identify my_gallery/ picture.jpg
+    python -m workbook enroll my_gallery/ "new class" new/*.jpg
 
 Notebook 05 saves one of its run in `runs/<run>/gallery`. Explained there, "A gallery to take away".
 """
@@ -14,12 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from sklearn.metrics import pairwise_distances_chunked
 from sklearn.neighbors import NearestNeighbors
 
 from siamese_utils import embed
-from workbook.images import decode_image, load_images
-from workbook.retrieval import nearest_neighbors
-from workbook.settings import read_config
+from workbook.images import decode_image, printable
 from workbook.start import keras
 
 
@@ -36,22 +36,42 @@ class Match:
     nearest: list
 
 
+@dataclass(frozen=True)
+class Trial:
+    """How n pictures fare against a gallery's entries, whatever the threshold: arrays (n,).
+
+    distances: squared, to the closest entry; known: the picture's class is in the gallery; right:
+    the closest entry is of that class; foreign: squared distance to the closest entry of *another*
+    class, which is what is left if the picture's own class is taken out. strangers (m,): the
+    distances of those who should be unknown: the pictures of other classes or, where there are
+    none, `foreign` of all (`simulated`).
+    """
+
+    distances: np.ndarray
+    known: np.ndarray
+    right: np.ndarray
+    foreign: np.ndarray
+    strangers: np.ndarray
+    simulated: bool
+
+
 class Gallery:
     """Labelled embeddings, and which of them an image is closest to.
 
     embedding_model: RGB images 0..255 (batch, s, s, 3) -> (batch, dim). `.embeddings` (m, dim)
     float32; `.labels` and `.paths` (m,) strings. `.threshold`: an image whose closest entry is
-    farther is "unknown"; None, as at first, means never. Raises ValueError for a model of another
+    farther is "unknown"; None, as at first, means never. `.policy`: by which rule `fit_threshold`
+    chose it, and what it measured (a dict, or None). Raises ValueError for a model of another
     input. Explained in notebook 05, "A gallery to take away".
     """
 
-    FORMAT = 1  # of what `save` writes
+    FORMAT = 2  # of what `save` writes; 1 had no policy
 
     def __init__(self, embedding_model):
         _, height, width, channels = embedding_model.input_shape
         if height is None or (height, channels) != (width, 3):
             raise ValueError(f"the model takes {embedding_model.input_shape}, not (batch, s, s, 3)")
-        self.model, self.size, self.threshold = embedding_model, height, None
+        self.model, self.size, self.threshold, self.policy = embedding_model, height, None, None
         self._set(np.empty((0, embedding_model.output_shape[-1]), np.float32), [], [])
 
     def _set(self, embeddings, labels, paths):
@@ -60,6 +80,12 @@ class Gallery:
 
     def _array(self, image):
         if isinstance(image, (str, Path)):
+            if Path(image).is_dir():
+                raise IsADirectoryError(
+                    f"{printable(image)} is a folder, not a picture: give the pictures in it"
+                )
+            if not Path(image).exists():
+                raise FileNotFoundError(f"{printable(image)}: no such file; is the path right?")
             return decode_image(image, self.size)
         image, shape = np.asarray(image), (self.size, self.size, 3)
         if image.shape != shape or (image.dtype.kind == "f" and 0 < image.max() <= 1):
@@ -70,15 +96,39 @@ class Gallery:
         return image
 
     def _embed(self, images):
-        batches = (images[start : start + 64] for start in range(0, len(images), 64))
-        found = [embed(self.model, np.stack([self._array(x) for x in b])) for b in batches]
-        return np.concatenate([self.embeddings[:0], *found])
+        """Embeddings (n, dim) of paths or arrays; a batch is read when its turn comes."""
+        found, bar = [self.embeddings[:0]], None
+        if len(images) > 256:
+            bar = keras.utils.Progbar(len(images), unit_name="image")
+        for start in range(0, len(images), 64):
+            batch = [self._array(image) for image in images[start : start + 64]]
+            found.append(embed(self.model, np.stack(batch)))
+            if bar:
+                bar.update(start + len(batch))
+        return np.concatenate(found)
+
+    @staticmethod
+    def _checked(labels, count, what):
+        """`labels` as a list of `count` texts; ValueError for a single text or "unknown"."""
+        if isinstance(labels, str):
+            raise ValueError(f"labels={labels!r} is one text: give a list, one label a picture")
+        labels = [str(label) for label in labels]
+        if len(labels) != count:
+            raise ValueError(f"{count} {what} for {len(labels)} labels: it takes one label each")
+        if "unknown" in labels:
+            raise ValueError('the label "unknown" is what a stranger is called: choose another')
+        return labels
 
     def add(self, images_or_paths, labels):
         """Add n images: paths, or arrays (s, s, 3) RGB 0..255; labels (n,) are kept as strings.
 
-        Raises OSError or ValueError, and adds none, if one is no image or of another size.
+        They are read and embedded a batch at a time. Raises OSError or ValueError, and adds none,
+        if one is no image or of another size, for the label "unknown", and for a text instead of a
+        list.
         """
+        if isinstance(images_or_paths, (str, Path)):
+            raise ValueError(f"{str(images_or_paths)!r} is one path: give a list of paths")
+        labels = self._checked(labels, len(images_or_paths), "images")
         paths = [x if isinstance(x, (str, Path)) else "" for x in images_or_paths]
         self.add_embeddings(self._embed(images_or_paths), labels, paths)
 
@@ -87,7 +137,8 @@ class Gallery:
 
         Raises ValueError for another size, unequal lengths, nan, or the label "unknown".
         """
-        embeddings, labels = np.asarray(embeddings, np.float32), [str(label) for label in labels]
+        embeddings = np.asarray(embeddings, np.float32)
+        labels = self._checked(labels, len(embeddings), "embeddings")
         paths = [""] * len(labels) if paths is None else paths
         shape = (len(labels), self.embeddings.shape[1])
         if embeddings.shape != shape or len(paths) != len(labels):
@@ -95,8 +146,6 @@ class Gallery:
                 f"embeddings {embeddings.shape} and {len(paths)} paths for {len(labels)} labels: "
                 f"it takes embeddings {shape} and one path a label"
             )
-        if "unknown" in labels:
-            raise ValueError('the label "unknown" is what a stranger is called: choose another')
         if not np.isfinite(embeddings).all():
             raise ValueError("an embedding that is not finite: the model or an image is broken")
         embeddings = np.concatenate([self.embeddings, embeddings])
@@ -136,46 +185,159 @@ class Gallery:
         unknown = self.threshold is not None and distance > self.threshold
         return Match("unknown" if unknown else label, distance, nearest)
 
-    def _closest(self, embeddings, labels):
-        """(distance, is the class in the gallery, is the closest label right), each (n,)."""
-        labels = np.array([str(label) for label in labels])
-        distances, indices = nearest_neighbors(embeddings, self.embeddings)
-        right = self.labels[indices[:, 0]] == labels
-        return distances[:, 0], np.isin(labels, self.labels), right
+    def trial(self, embeddings=None, labels=None):
+        """The `Trial` of pictures (n, dim) of the classes `labels` (n,) against the entries.
+
+        Without them leave-one-out: each entry against all others, itself excluded by its index. A
+        class of one entry has then nobody to be found by, and counts as not known; strangers are
+        simulated. Raises ValueError for an empty gallery. Explained in notebook 05, "Strangers".
+        """
+        alone, count = embeddings is None, len(self.labels)
+        if alone:
+            embeddings, labels = self.embeddings, self.labels
+        if not count:
+            raise ValueError("the gallery is empty; add images first: gallery.add(paths, labels)")
+        labels = [*self.labels, *(str(label) for label in labels)]
+        _, numbers = np.unique(labels, return_inverse=True)
+        own, asked = numbers[:count], numbers[count:]
+        if len(asked) != len(embeddings):
+            raise ValueError(f"{len(asked)} labels for {len(embeddings)} embeddings")
+
+        def summary(block, start):  # of squared distances (rows, entries), bounded in memory
+            rows = np.arange(start, start + len(block))
+            if alone:
+                block[rows - start, rows] = np.inf
+            same = own == asked[rows, None]
+            right = same[rows - start, block.argmin(1)]
+            return np.column_stack([block.min(1), right, np.where(same, np.inf, block).min(1)])
+
+        parts = [np.empty((0, 3), np.float32)]
+        if len(asked):
+            parts += pairwise_distances_chunked(
+                np.asarray(embeddings, np.float32), self.embeddings, reduce_func=summary,
+                working_memory=64, squared=True,
+            )  # fmt: skip
+        distances, right, foreign = np.concatenate(parts).T
+        known = np.bincount(own, minlength=numbers.max() + 1)[asked] > alone
+        simulated = alone or bool(known.all())
+        strangers = foreign if simulated else distances[~known]
+        strangers = strangers[np.isfinite(strangers)]  # none if the gallery has one class
+        return Trial(distances, known, right.astype(bool) & known, foreign, strangers, simulated)
+
+    def holds(self, embeddings):
+        """Which of the embeddings (n, dim) are copies of an entry: (n,) bool.
+
+        The same picture embedded twice differs by rounding alone. Those must not choose a
+        threshold: they find themselves. Explained in notebook 05, "Strangers".
+        """
+        distances = self.trial(embeddings, [""] * len(embeddings)).distances
+        return distances <= 1e-8 * np.square(embeddings, dtype=np.float32).sum(1)
 
     def open_set(self, embeddings, labels):
-        """How queries (n, dim) of classes in the gallery (known) and of others fare: two shares.
+        """How pictures (n, dim) of classes in the gallery (known) and strangers fare: three shares.
 
-        known_accuracy: of the known, accepted *and* given the right label; unknown_rejection: of
-        the others, called "unknown". nan for a kind that is missing.
+        known_accuracy: of the known, accepted *and* given the right label; known_refused: of them,
+        called "unknown"; unknown_rejection: of the strangers, called "unknown". Strangers are the
+        pictures of other classes or, where there are none, simulated: each picture without the
+        entries of its class. nan for a kind that is missing.
         Explained in notebook 05, "Strangers".
         """
-        distances, known, right = self._closest(embeddings, labels)
-        accepted = distances <= (np.inf if self.threshold is None else self.threshold)
+        return self._shares(self.trial(embeddings, labels))
+
+    def leave_one_out(self):
+        """`open_set` of the entries themselves, each against the others.
+
+        Explained in notebook 05, "A gallery to take away".
+        """
+        return self._shares(self.trial())
+
+    def _shares(self, trial):
+        limit = np.inf if self.threshold is None else self.threshold
+        accepted = trial.distances <= limit
         share = lambda kind: float(kind.mean()) if len(kind) else np.nan  # noqa: E731
         return {
-            "known_accuracy": share((right & accepted)[known]),
-            "unknown_rejection": share(~accepted[~known]),
+            "known_accuracy": share((trial.right & accepted)[trial.known]),
+            "known_refused": share(~accepted[trial.known]),
+            "unknown_rejection": share(trial.strangers > limit),
         }
 
-    def fit_threshold(self, embeddings, labels):
-        """Set `.threshold` to the best mean of `open_set`'s two shares; both, and the threshold.
+    def fit_threshold(self, embeddings=None, labels=None, strangers_let_in=0.05):
+        """Set `.threshold` by a policy; returns `.policy`, a dict with what was measured.
 
-        Give *validation* queries that are not in the gallery, of its classes and of others; then
-        call `open_set` on test queries, for these shares are optimistic. Raises ValueError if one
-        of the two kinds is missing.
+        Of all thresholds that let in at most this share of the strangers, the smallest that
+        accepts the most known pictures with their right name. `strangers_let_in=None`: the best
+        balance of the two shares instead.
+
+        Give *validation* pictures (n, dim), (n,) that are not in the gallery, of its classes and
+        of others, and judge by `open_set` on test pictures, for these shares are optimistic. Where
+        a kind is missing, the gallery stands in: its entries, leave-one-out, for the known, and
+        then the threshold lies half way between the two kinds; pictures and entries, each without
+        the entries of its class, for strangers. A class that the network was trained on is farther
+        from the others than a class that it never saw, so real strangers come closer than those.
+
+        Raises ValueError for a picture that is an entry, and where nothing can play the stranger.
+        Prints a caution if most of the known are refused. Explained in notebook 05, "Strangers".
         """
-        distances, known, right = self._closest(embeddings, labels)
-        if known.all() or not known.any():
+        if strangers_let_in is not None and not 0 <= strangers_let_in < 1:
+            raise ValueError(f"strangers_let_in={strangers_let_in}: a share from 0 to below 1")
+        among_themselves = self.trial()
+        trial = among_themselves
+        if embeddings is not None and len(embeddings):
+            if copies := int(self.holds(embeddings).sum()):
+                raise ValueError(
+                    f"{copies} of {len(embeddings)} pictures are entries of this gallery, where "
+                    "they find themselves at distance 0: choose the threshold on pictures that "
+                    "are held out (gallery.holds tells which are not), or by leave-one-out: "
+                    "fit_threshold()"
+                )
+            trial = self.trial(embeddings, labels)
+        held_out = bool(trial is not among_themselves and trial.known.any())
+        friends, strangers = trial if held_out else among_themselves, trial.strangers
+        if trial.simulated and trial is not among_themselves:
+            strangers = np.concatenate([strangers, among_themselves.strangers])
+        if not len(strangers):
             raise ValueError(
-                f"{known.sum()} of {len(known)} queries are of known classes: give both kinds"
+                "the gallery has one class and no picture is of another: nothing can play the "
+                "stranger, so there is no threshold. Add a class, or give pictures of others"
             )
-        limits = np.unique(distances)
-        right, others = np.sort(distances[right]), np.sort(distances[~known])
-        gain = np.searchsorted(right, limits, "right") / known.sum()
-        gain -= np.searchsorted(others, limits, "right") / len(others)
-        self.threshold = float(limits[gain.argmax()])
-        return self.open_set(embeddings, labels) | {"threshold": self.threshold}
+        self.threshold = _threshold(friends, np.sort(strangers), strangers_let_in, held_out)
+        refused = friends.distances[friends.known] > self.threshold
+        self.policy = {
+            "threshold": self.threshold,
+            "strangers_let_in_at_most": strangers_let_in,
+            "strangers": len(strangers),
+            "strangers_simulated": trial.simulated,
+            "strangers_let_in": float((strangers <= self.threshold).mean()),
+            "known": len(refused),
+            "known_held_out": held_out,
+            "known_refused": float(refused.mean()) if len(refused) else None,
+        }
+        if len(refused) and refused.mean() > 0.5:
+            print(
+                f"CAUTION: the threshold {self.threshold:.3f} refuses {refused.sum()} of "
+                f"{len(refused)} known pictures. More training or more pictures part the two kinds "
+                "better; a larger strangers_let_in lets in more of both"
+            )
+        return self.policy
+
+    def describe_threshold(self):
+        """The threshold, its policy and what that measured, as a sentence."""
+        if self.threshold is None:
+            return "no threshold: never unknown; gallery.fit_threshold() chooses one"
+        if self.policy is None or self.policy["threshold"] != self.threshold:
+            return f"threshold {self.threshold:.3f}, set by hand"
+        policy = self.policy
+        limit, refused = policy["strangers_let_in_at_most"], policy["known_refused"]
+        rule = "the best balance" if limit is None else f"at most {limit:.0%} of strangers let in"
+        kind = "simulated, each picture without its class" if policy["strangers_simulated"] else (
+            "pictures of other classes"
+        )  # fmt: skip
+        text = f"threshold {self.threshold:.3f} ({rule}): when it was chosen, "
+        text += f"{policy['strangers_let_in']:.1%} of {policy['strangers']} strangers ({kind}) were"
+        if refused is None:
+            return f"{text} let in; there was no known picture to refuse"
+        how = "held out" if policy["known_held_out"] else "entries, leave-one-out"
+        return f"{text} let in, {refused:.1%} of {policy['known']} known pictures ({how}) refused"
 
     def _fingerprint(self):
         digest = hashlib.sha256()
@@ -197,6 +359,7 @@ class Gallery:
             "format": self.FORMAT,
             "embedding_size": self.embeddings.shape[1],
             "threshold": self.threshold,
+            "policy": self.policy,
             "model": f"embedding-{weights[:16]}.keras",
             "model_weights_sha256": weights,
             "entries": f"entries-{content[:16]}.npz",
@@ -219,20 +382,29 @@ class Gallery:
         """What `save` wrote. Raises FileNotFoundError if there is no gallery in `folder`.
 
         Raises ValueError for a newer format, another embedding size, or files that are not those
-        that were saved.
+        that were saved. Of the first format the threshold is not taken over, which is printed.
         """
         folder = Path(folder)
+        shown = printable(folder)
+        if not (folder / "gallery.json").is_file():
+            what = "holds no gallery.json" if folder.is_dir() else "is no folder"
+            raise FileNotFoundError(
+                f"{shown} {what}, so it is no gallery: give the folder that notebook 05 wrote "
+                "(runs/<run>/gallery), or make one: python -m workbook build MODEL IMAGES GALLERY"
+            )
         try:
             about = json.loads((folder / "gallery.json").read_text("utf-8"))
             if about["format"] > cls.FORMAT:
                 raise ValueError(
-                    f"{folder}: written by a newer version (format {about['format']}; this one "
+                    f"{shown}: written by a newer version (format {about['format']}; this one "
                     f"reads {cls.FORMAT}): update the workbook"
                 )
             entries = (folder / about["entries"]).read_bytes()
             gallery = cls(keras.models.load_model(folder / about["model"], compile=False))
-        except (OSError, KeyError, json.JSONDecodeError) as error:
-            raise FileNotFoundError(f"{folder} holds no whole gallery: {error!r}") from error
+        except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+            raise FileNotFoundError(
+                f"{shown} holds no whole gallery ({error!r}): build it again"
+            ) from error
         size, expected = gallery.embeddings.shape[1], about["embedding_size"]
         changed = f"the model gives {size} numbers, not {expected}" if size != expected else ""
         if not changed and gallery._fingerprint() != about["model_weights_sha256"]:
@@ -240,31 +412,32 @@ class Gallery:
         if not changed and hashlib.sha256(entries).hexdigest() != about["entries_sha256"]:
             changed = f"{about['entries']} was changed"
         if changed:
-            raise ValueError(f"{folder}: {changed}; build the gallery again")
+            raise ValueError(f"{shown}: {changed}; build the gallery again")
         with np.load(io.BytesIO(entries), allow_pickle=False) as stored:
             gallery._set(stored["embeddings"], stored["labels"], stored["paths"])
-        gallery.threshold = about["threshold"]
+        if about["format"] == 1:
+            print(
+                f"{shown} is of the former format, whose threshold could be chosen on its own "
+                "entries: it is left out, and nothing is unknown. Notebook 05 gives it another, or "
+                "in Python gallery.fit_threshold(), then gallery.save(folder)"
+            )
+            return gallery
+        gallery.threshold, gallery.policy = about["threshold"], about["policy"]
         return gallery
 
 
-def build(model, images, folder):
-    """Make a gallery of a folder of class folders, with the embedding saved in the file `model`."""
-    gallery = Gallery(keras.models.load_model(model, compile=False))
-    cache = read_config().runs / "cache"
-    data = load_images(Path(images).expanduser().resolve(), gallery.size, cache_dir=cache)
-    names = [data.class_names[label] for label in data.labels]
-    gallery.add_embeddings(embed(gallery.model, data.images), names, data.paths)
-    gallery.save(folder)
-    print(f"\n{len(names)} images of {len(data.class_names)} classes in {folder}")
-    for problem in data.problems:
-        print(f"  not read: {problem['path']}: {problem['reason']}")
-
-
-def identify(folder, images, k):
-    """Print the label and the k nearest entries of each image file."""
-    gallery = Gallery.load(folder)
-    for path in images:
-        match = gallery.identify(path, k)
-        print(f"{path}: {match.label} (distance {match.distance:.3f})")
-        for label, distance, entry in match.nearest:
-            print(f"  {distance:.3f} {label} {entry or ''}".rstrip())
+def _threshold(friends, strangers, let_in, held_out):
+    """The policy of `fit_threshold`: friends, a `Trial`; strangers (m,), ascending distances."""
+    named = np.sort(friends.distances[friends.right])
+    if let_in is None:
+        limits = np.unique(np.concatenate([named, strangers]))
+        gain = np.searchsorted(named, limits, "right") / max(1, friends.known.sum())
+        gain -= np.searchsorted(strangers, limits, "right") / len(strangers)
+        return float(limits[gain.argmax()])
+    bound = strangers[int(let_in * len(strangers))]  # this stranger stays outside
+    bound = float(np.nextafter(bound, np.float32(-np.inf)))
+    accepted = named[named <= bound]
+    if not len(accepted):
+        return bound
+    farthest = float(accepted[-1])
+    return farthest if held_out else (farthest + bound) / 2
