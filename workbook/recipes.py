@@ -3,7 +3,7 @@
 Explained in notebook 04, "Two recipes".
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 from workbook.backbones import build_from_config
 from workbook.start import keras
@@ -27,10 +27,6 @@ class Recipe:
     optimizer: str
     learning_rate: float
 
-    def __str__(self):
-        """One choice a line, as the notebooks print it."""
-        return "\n".join(f"{name:13} {value}" for name, value in asdict(self).items())
-
     @property
     def description(self):
         """What is trained on, for titles: such as "semi-hard triplets, margin 0.5"."""
@@ -43,14 +39,12 @@ class Recipe:
         schedule = warm_cosine(self.learning_rate, steps)
         return keras.optimizers.AdamW(schedule, weight_decay=1e-4)
 
-    def build(self, config, seed):
-        """The embedding model of `config`, not trained, its weights drawn from `seed`.
+    def build(self, config):
+        """The embedding model of `config`, not trained; with this recipe's kind of embedding.
 
         Its head is the setting HEAD: the specified one by default where the backbone is ResNet50.
-        The backbone of a random start is drawn from it too: keep the trunk of `config.seed`, and
-        with it the kept features, if only the tail shall start elsewhere.
         """
-        return build_from_config(replace(config, seed=seed), normalize=self.normalize)
+        return build_from_config(config, normalize=self.normalize)
 
 
 def specified(triplets="random"):
@@ -88,7 +82,7 @@ def tuned(config):
         optimizer="AdamW",
         learning_rate=3e-4,
     )
-    if config.backbone == "ResNet50" and config.weights == "none":
+    if config.weights == "none":
         return recipe
     return replace(recipe, mining="hard", margin=1.0, active_only=True, learning_rate=1e-3)
 
