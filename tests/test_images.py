@@ -221,12 +221,15 @@ def test_memory_stays_flat_while_decoding(tmp_path):
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the Grocery Store photographs are not here")
-def test_grocery_has_the_authors_splits(tmp_path):
+def test_grocery_has_the_authors_splits_and_coarse_classes(tmp_path):
     data = load_images("grocery", 32, data_home=SHARED, cache_dir=tmp_path)
     counts = [len(data.where(s)) for s in ("train", "validation", "test", "reference")]
     assert counts == [2640, 296, 2485, 81] and len(data.class_names) == 81 and not data.problems
     i = data.where("test")[0]
     assert data.class_names[data.labels[i]] in data.paths[i]
+    assert len(data.coarse) == len(data.class_names) == 81 and len(set(data.coarse)) == 43
+    kind = dict(zip(data.class_names, data.coarse))
+    assert kind["Golden-Delicious"] == kind["Pink-Lady"] == "Apple" and kind["Kiwi"] == "Kiwi"
 
 
 def test_grocery_without_a_network_says_what_to_do(tmp_path, monkeypatch):

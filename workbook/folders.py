@@ -42,14 +42,16 @@ SYSTEM = {  # made by computers for themselves, in lower case
 class Listing:
     """What a folder holds. entries: (path, split, class name), a split of "" is to be divided.
 
-    level: where the classes were found, in words; aside: what was left out, in words; problems and
-    warnings as in `images.ImageDataset`.
+    level: where the classes were found, in words; aside: what was left out, in words; coarse: class
+    name -> coarse class, if the dataset has such; problems and warnings as in
+    `images.ImageDataset`.
     """
 
     folder: Path
     entries: list = field(default_factory=list)
     level: str = ""
     aside: list = field(default_factory=list)
+    coarse: dict = field(default_factory=dict)
     problems: list = field(default_factory=list)
     warnings: list = field(default_factory=list)
 
@@ -107,7 +109,7 @@ def list_images(dataset, data_home, layout="auto"):
         raise ValueError(f"layout={layout!r} is for a folder of images: {dataset} has its own")
     folder = fetch(str(dataset), data_home) if source else Path(dataset).expanduser().absolute()
     if str(dataset) == "grocery":
-        return Listing(folder, _grocery_entries(folder), "the authors' lists")
+        return _grocery(folder)
     if not folder.is_dir():
         raise FileNotFoundError(
             f"{printable(folder)} is not a folder; give one with a sub-folder a class"
@@ -197,6 +199,8 @@ def _inner(place, whatever_its_name=False):
     if len(rest) != 1 or (besides and not _is_filler(rest[0])):
         return None
     [only] = rest
+    if Path(os.path.realpath(place)).is_relative_to(os.path.realpath(only)):
+        return None  # a link that leads back
     doubled = only.name == place.name or (_named(only.name) == _named(place.name) != (None, ()))
     deeper = whatever_its_name and _look_into(only)
     return (only, besides) if _is_filler(only) or doubled or deeper else None
@@ -227,7 +231,6 @@ class _Reading:
 
     def understand(self, place):
         """Go down to the level where the splits are, or else the classes."""
-        entered = {os.path.realpath(place)}
         while True:
             folders = _subfolders(place)
             splits = _split_folders(folders)
@@ -236,9 +239,8 @@ class _Reading:
             if holding and not lonely_test:
                 return self.as_splits(place, folders, splits, holding)
             step = _inner(place, whatever_its_name=True)
-            if step is None or os.path.realpath(step[0]) in entered:
+            if step is None:
                 return self.as_classes_by_name(place, folders, splits)
-            entered.add(os.path.realpath(step[0]))
             place = self.enter(place, *step)
 
     def enter(self, place, inner, besides=()):
@@ -250,9 +252,7 @@ class _Reading:
 
     def end(self, part, enter=False):
         """The folder that holds the classes of a part, behind doubled levels and "images"."""
-        seen = {os.path.realpath(part)}
-        while (step := _inner(part)) and os.path.realpath(step[0]) not in seen:
-            seen.add(os.path.realpath(step[0]))
+        while step := _inner(part):
             part = self.enter(part, *step) if enter else step[0]
         return part
 
@@ -262,8 +262,9 @@ class _Reading:
         others = [f for f in folders if f not in splits and not _is_beside(f)]
         others = [f for f in others if os.access(f, os.R_OK) and os.listdir(f)]
         inner = {c.name for f in holding for c in _subfolders(self.end(f))}
+        rivals = [f for f in others if inner & {c.name for c in _look_into(self.end(f))}]
         has_train = "train" in parts.values()
-        if has_train and (len(set(parts.values())) > 1 or not others):
+        if has_train and (not others or (len(set(parts.values())) > 1 and not rivals)):
             return self.as_parts(place, parts, splits)
         if has_train or not others:
             raise ValueError(
@@ -287,6 +288,10 @@ class _Reading:
 
         Where none is called train, or none otherwise, all are one undivided heap.
         """
+        while (step := _inner(place, True)) and any(map(_look_into, _look_into(step[0]))):
+            if _split_folders(step[:1]):
+                break
+            place = self.enter(place, *step)
         splits = {folder: _named(folder.name)[0] or "train" for folder in _subfolders(place)}
         parts = {f: split for f, split in splits.items() if _subfolders(self.end(f))}
         if "train" not in parts.values():
@@ -316,13 +321,13 @@ class _Reading:
         if len(names) == 1 and not rest and all(_look_into(f) for [f] in inside.values()):
             ends = {part: self.enter(ends[part], only) for part, [only] in inside.items()}
         level = [f"a folder a class ({rest})"] * bool(rest)
-        for part, split in parts.items():
+        for part, split in sorted(parts.items(), key=lambda item: list(SPLITS).index(item[1])):
             level.append(f"{self.found.shown(ends[part])}/ ({roles[split] or 'undivided'})")
             self.as_classes(_subfolders(ends[part]), ends[part], roles[split])
         if rest:
             others = [f for f in _subfolders(place) if f not in splits]
             self.as_classes(others, place, roles[rest])
-        self.found.level = "splits: " + few(level)
+        self.found.level = "splits: " + (few(level) or "none")
         self.warn_of_deeper_level("move them up one level")
 
     def as_classes_by_name(self, place, folders, splits):
@@ -455,8 +460,8 @@ def _files(folder, top):
 # ------------------------------------------------------------------------------- 3 named datasets
 
 
-def _grocery_entries(folder):
-    """The authors' splits, and their one iconic picture a class as split "reference"."""
+def _grocery(folder):
+    """The authors' splits and coarse classes; their iconic picture of a class as "reference"."""
     rows = [
         line.split(",") for line in (folder / "classes.csv").read_text("utf-8").splitlines()[1:]
     ]
@@ -467,7 +472,8 @@ def _grocery_entries(folder):
         for line in lines.splitlines():
             path, label, _ = line.split(",")
             entries.append((str(folder / path), split, names[int(label)]))
-    return sorted(entries, key=lambda e: (e[2], e[1], e[0]))
+    entries.sort(key=lambda e: (e[2], e[1], e[0]))
+    return Listing(folder, entries, "the authors' lists", coarse={r[0]: r[2] for r in rows})
 
 
 def _leave_out(source, found):

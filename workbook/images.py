@@ -47,7 +47,7 @@ class ImageDataset:
     name -> (n,) float32, known for the toys only; problems: what could not be read; warnings: what
     was read or left aside and deserves a look; both one dict an entry with path, reason and
     remedy, and both in the CSV file `report` (None for the toys); layout: how the folder was read,
-    in one to three lines.
+    in one to three lines; coarse (c,): the coarse class of each class, empty where there are none.
     """
 
     name: str
@@ -62,6 +62,7 @@ class ImageDataset:
     warnings: list = field(default_factory=list)
     report: Path | None = None
     layout: str = ""
+    coarse: list = field(default_factory=list)
 
     def where(self, *splits):
         """Indices (int64, ascending) of the images in any of `splits`."""
@@ -80,7 +81,7 @@ def load_from_config(config):
         config.size,
         config.data_home,
         config.runs / "cache",
-        config.seed,
+        config.data_seed,
         layout=config.layout,
     )
 
@@ -148,6 +149,7 @@ def load_images(
         warnings=notes,
         report=cache / "report.csv",
         layout=layout,
+        coarse=[printable(found.coarse[name]) for name in number if found.coarse],
     )
 
 
