@@ -49,6 +49,10 @@ def test_toys_are_reproducible_across_processes_and_split_by_class(tmp_path):
     assert len(classes["validation"]) == 12 and len(classes["unseen"]) == 24
     assert not classes["train"] & (classes["validation"] | classes["unseen"])
     assert all(len(values) == 3424 for values in toys.factors.values())
+    assert toys.layout == (
+        "drawn, no folder; classes: train 80, validation 12, test 80, unseen 24\n"
+        "116 classes: toy 000, toy 001, toy 002, toy 003, toy 004, ..."
+    )
 
 
 def test_another_seed_draws_other_toys():
@@ -225,6 +229,7 @@ def test_grocery_has_the_authors_splits_and_coarse_classes(tmp_path):
     data = load_images("grocery", 32, data_home=SHARED, cache_dir=tmp_path)
     counts = [len(data.where(s)) for s in ("train", "validation", "test", "reference")]
     assert counts == [2640, 296, 2485, 81] and len(data.class_names) == 81 and not data.problems
+    assert data.layout.startswith("the authors' lists; classes: train 81, ")
     i = data.where("test")[0]
     assert data.class_names[data.labels[i]] in data.paths[i]
     assert len(data.coarse) == len(data.class_names) == 81 and len(set(data.coarse)) == 43

@@ -1,6 +1,7 @@
 """Datasets as people have them: an error that says what would work, or a warning in the report."""
 
 import csv
+import itertools
 import os
 import re
 from pathlib import Path
@@ -236,6 +237,230 @@ def test_what_lies_beside_train_and_test_is_listed(folder):
 def test_classes_that_are_called_train_and_test(folder):
     fill(folder, train=5, bus=5, testudo=5)
     assert load(folder, strict=True).class_names == ["bus", "testudo", "train"]
+
+
+# ------------------------------------------------------------------------------ layouts of folders
+
+
+def leaves(pattern):
+    """Braces as in a shell: "{a,b}/{c,d}" -> a/c, a/d, b/c, b/d."""
+    choice = re.search(r"\{([^{}]*)\}", pattern)
+    if not choice:
+        return [pattern]
+    options = [
+        pattern[: choice.start()] + o + pattern[choice.end() :] for o in choice[1].split(",")
+    ]
+    return [leaf for option in options for leaf in leaves(option)]
+
+
+def laid_out(folder, *patterns, count=6):
+    for leaf in itertools.chain(*map(leaves, patterns)):
+        fill(folder / leaf, **{".": count})
+    return folder
+
+
+DIVIDED, GIVEN = (
+    {"train": 8, "validation": 2, "test": 2},
+    {"train": 10, "validation": 2, "test": 12},
+)
+NO_CLASS = "left aside, 6 files: no class folders"
+LAYOUTS = {  # what: (folders of six images, classes, images a split, warnings, the printed layout)
+    "doubled levels": (
+        ["{training_set/training_set,test_set/test_set}/{cats,dogs}"],
+        "cats dogs", GIVEN, [], r"training_set/training_set/ \(train\), test_set/test_set/ \(test",
+    ),
+    "doubled levels and pictures without a class": (
+        ["{seg_train/seg_train,seg_test/seg_test}/{sea,forest}", "seg_pred/seg_pred"],
+        "forest sea", GIVEN, [NO_CLASS], r"\nleft aside: seg_pred/ \(6 files\)",
+    ),
+    "a test folder beside the classes": (
+        ["{cat,dog}", "test/{cat,dog}"],
+        "cat dog", GIVEN, [], r"a folder a class \(train\), test/ \(test\)",
+    ),
+    "a flat test folder beside the classes": (
+        ["{cat,dog,test}"], "cat dog", DIVIDED, [NO_CLASS], r"left aside: test/ \(6 files\)",
+    ),
+    "flat validation and test folders": (
+        ["train/{n01,n02}/images", "{val,test}/images"],
+        "n01 n02", DIVIDED, [NO_CLASS, NO_CLASS], r"train/ \(undivided\)",
+    ),
+    "masks beside the images": (
+        ["{images,masks}/{x,y}"], "x y", DIVIDED, ["left aside, 12 files: no pictures of classes"],
+        r"in images/;.*\n.*\nleft aside: masks/ \(12 files\)",
+    ),
+    "masks within the splits": (
+        ["{train,test}/{images,masks}/{x,y}"], "x y", GIVEN,
+        ["left aside, 12 files"] * 2, r"train/images/ \(train\), test/images/ \(test\)",
+    ),
+    "a level more in the only split": (
+        ["train/images/{x,y}"], "x y", DIVIDED, [], r"train/images/ \(undivided\)",
+    ),
+    "a level more in each split, by any name": (
+        ["{train,test}/leaf/{x,y}"], "x y", GIVEN, [], r"train/leaf/ \(train\)",
+    ),
+    "a level more above the splits": (
+        ["archive/data/{train,test}/{x,y}"], "x y", GIVEN, [], r"archive/data/train/ \(train\)",
+    ),
+    "a level more above the classes": (["pets/{x,y}"], "x y", DIVIDED, [], "class in pets/;"),
+    "a name before the splits": (
+        ["mnist_{train,test}/{0,1}"], "0 1", GIVEN, [], r"mnist_train/ \(train\)",
+    ),
+    "a name behind the splits": (
+        ["{Train2017,valSet}/{x,y}"], "x y", GIVEN, [], r"Train2017/ \(train\), valSet/ \(test\)",
+    ),
+    "splits within the classes": (
+        ["{cat,dog}/{train,test}"], "cat dog", GIVEN, [], "class, in each of them test, train",
+    ),
+    "class names that begin like splits": (
+        ["{boots,sandals,trainers,testudo,valley}/{red,blue}"],
+        "boots sandals testudo trainers valley", {"train": 40, "validation": 10, "test": 10},
+        [r"every class holds folders \(blue, red\): read as .* boots, sandals.*LAYOUT=splits"],
+        "a folder a class;",
+    ),
+    "a hierarchy of classes": (
+        ["pets/{cat,dog}", "cars/{vw,fiat}"],
+        "cars pets", {"train": 16, "validation": 4, "test": 4},
+        [r"every class holds folders \(cat, dog, fiat, vw\): read as .* cars, pets"], "2 classes",
+    ),
+    "a class called test with folders of its own": (
+        ["{blood,urine}", "test/x"], "blood test urine", {"train": 12, "validation": 3, "test": 3},
+        [r"read as a class: called like a test split.*\(x\)"], "3 classes: blood, test, urine",
+    ),
+    "one word of two is no split": (["{test tube,flask}"], "flask test tube", DIVIDED, [], "flask"),
+}  # fmt: skip
+
+
+def check_layout(folder, data, classes, counts, warnings, layout):
+    assert " ".join(data.class_names) == classes
+    assert {split: len(data.where(split)) for split in counts} == counts
+    assert len(data.images) == sum(counts.values())
+    found_warnings = [f"{w['reason']}: {w['remedy']}" for w in data.warnings]
+    assert len(found_warnings) == len(warnings)
+    for one, pattern in zip(sorted(found_warnings), sorted(warnings)):
+        assert re.search(pattern, one)
+    assert re.search(layout, data.layout) and 1 <= len(data.layout.splitlines()) <= 3
+    for path, label in zip(data.paths, data.labels):
+        assert data.class_names[label] in Path(path).relative_to(folder).parent.parts
+    aside = sum(int(n) for n in re.findall(r"left aside, (\d+) files", "\n".join(found_warnings)))
+    files = sum(path.is_file() for path in folder.rglob("*"))
+    assert files == len(data.images) + len(data.problems) + aside, "nothing is dropped in silence"
+
+
+@odd
+@pytest.mark.parametrize("what", LAYOUTS)
+def test_a_layout_is_understood(folder, what):
+    patterns, *expected = LAYOUTS[what]
+    check_layout(folder, load(laid_out(folder, *patterns), strict=True), *expected)
+
+
+@odd
+@pytest.mark.parametrize(
+    "patterns, says",
+    [
+        (["{bus,train}/{2019,2020}"], "bus, train as classes; or train as a part.* 2019, 2020"),
+        (["{bus,test,train}/{2019,2020}"], "two ways: bus, test, train as classes"),
+        (["{test,val}/{a,b}"], "test, val as classes; or test, val as a part.* a, b"),
+        (["train/{a,b}", "extra"], "extra, train as classes; or train as a part.* a, b"),
+        (["{train,test}"], "test, train are called like splits, but hold no class folders"),
+        (["images/{train,val}", "labels/{train,val}"], "train, val are called like splits"),
+    ],
+    ids=str,
+)
+def test_a_layout_of_two_readings_is_an_error_that_names_both(folder, patterns, says):
+    with pytest.raises(ValueError, match=says) as error:
+        load(laid_out(folder, *patterns))
+    assert "SIAMESE_LAYOUT=classes" in str(error.value) and str(folder) in str(error.value)
+
+
+@odd
+@pytest.mark.parametrize(
+    "layout, patterns, classes, counts",
+    [
+        ("classes", ["{bus,train}/{2019,2020}"], "bus train", {"train": 16, "test": 4}),
+        ("classes", ["{train,test}"], "test train", {"train": 8, "test": 2}),
+        ("classes", ["{train,test}/{a,b}"], "test train", {"train": 16, "test": 4}),
+        ("classes", ["{boots,trainers}/{red,blue}"], "boots trainers", {"train": 16, "test": 4}),
+        ("splits", ["{bus,train}/{2019,2020}"], "2019 2020", {"train": 16, "test": 4}),
+        ("splits", ["{boots,trainers}/{red,blue}"], "blue red", {"train": 16, "test": 4}),
+        ("splits", ["{train,extra,test}/{a,b}"], "a b", {"train": 20, "test": 12}),
+        ("splits", ["archive/{train,test}/{a,b}"], "a b", {"train": 10, "test": 12}),
+        ("splits", ["{test,val}/{a,b}"], "a b", {"train": 16, "test": 4}),
+    ],
+    ids=str,
+)
+def test_the_setting_says_which_reading_is_meant(folder, layout, patterns, classes, counts):
+    data = load(laid_out(folder, *patterns), layout=layout, strict=True)
+    assert " ".join(data.class_names) == classes and not data.warnings
+    assert {split: len(data.where(split)) for split in counts} == counts
+
+
+def test_a_setting_that_is_none_or_has_no_folder(folder):
+    with pytest.raises(ValueError, match=r"'class' is not one of: auto \| classes \| splits"):
+        load(folder, layout="class")
+    with pytest.raises(ValueError, match="is for a folder of images: toys"):
+        load_images("toys", 8, layout="splits")
+
+
+@odd
+@pytest.mark.parametrize(
+    "name",
+    ["@eaDir", "$RECYCLE.BIN", "lost+found", ".ipynb_checkpoints", "System Volume Information",
+     "__MACOSX", "#recycle"],
+)  # fmt: skip
+@pytest.mark.parametrize("place", ["", "train", "test/a"])
+def test_system_folders_are_no_classes(folder, place, name):
+    laid_out(folder, "{train,test}/{a,b}")
+    fill(folder / place, **{name: 1, name.swapcase(): 1})
+    data = load(folder, strict=True)
+    assert data.class_names == ["a", "b"] and len(data.images) == 24
+    [warning] = data.warnings
+    assert re.match(r"[12] hidden files or folders left aside", warning["reason"])
+    assert name in warning["reason"]
+
+
+@odd
+def test_a_class_that_only_the_test_folder_has_is_named_with_the_nearest(folder):
+    laid_out(folder, "train/{ant,zebra,Golden Retriever,001}")
+    laid_out(folder, "test/{Ant,zebras,golden_retriever,zebra,01}")
+    data = load(folder, strict=True)
+    near = {
+        re.search("class (.*) is no", warning["reason"])[1]: warning["reason"].split(": ")[1]
+        for warning in found(data.warnings, "is no training class")
+    }
+    assert near == {
+        "Ant": "ant", "zebras": "zebra", "golden_retriever": "Golden Retriever", "01": "001",
+    }  # fmt: skip
+    assert len(data.where("unseen")) == 24 and len(data.where("test")) == 6
+    assert not found(data.warnings, "no test image")
+
+
+@odd
+def test_many_strangers_are_counted(folder):
+    laid_out(folder, "train/{a,b}", count=1)
+    laid_out(folder, "test/{" + ",".join(f"s{i:02}" for i in range(30)) + "}", count=1)
+    data = load(folder)
+    assert len(found(data.warnings, "is no training class")) == 20
+    assert found(data.warnings, "^10 more classes .*: s20, s21, s22, s23, s24, ...$")
+    assert found(data.warnings, "no test image: no class has five images")
+
+
+@odd
+def test_a_folder_that_leads_back_to_itself(folder):
+    try:
+        os.symlink(".", folder / "train")
+    except (OSError, NotImplementedError) as error:
+        pytest.skip(f"no symbolic links here: {error}")
+    with pytest.raises(ValueError, match="0 readable images"):
+        load(folder)
+
+
+def test_what_was_understood_is_printed(folder):
+    laid_out(folder, "{training_set,test_set}/{cats,dogs,b\nc}", "test_set/birds")
+    assert load(folder).layout == (
+        "splits: training_set/ (train), test_set/ (test); "
+        "classes: train 3, validation 3, test 3, unseen 1\n"
+        r"4 classes: b\nc, birds, cats, dogs"
+    )
 
 
 @odd
