@@ -14,6 +14,7 @@ import numpy as np
 from IPython.display import HTML
 from PIL import Image
 from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits  # scikit-learn brings it along
 
 from workbook.retrieval import nearest_neighbors
 
@@ -28,7 +29,8 @@ def tsne_points(embeddings, seed=42):
     perplexity = min(20, (len(embeddings) - 1) / 3)
     method = "exact" if len(embeddings) < 200 else "barnes_hut"  # a tree gains nothing on a few
     tsne = TSNE(perplexity=perplexity, random_state=seed, method=method)
-    return tsne.fit_transform(embeddings)
+    with threadpool_limits(1):  # a few points: threads would wait for each other, 20 times as long
+        return tsne.fit_transform(embeddings)
 
 
 def _sprite_sheet(images, side):
