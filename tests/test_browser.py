@@ -2,13 +2,15 @@
 
 import json
 import os
-import shlex
+import posixpath
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 
@@ -19,6 +21,7 @@ import pytest
 from PIL import Image
 
 from workbook import ROOT, embedding_page, toys
+from workbook import lab as launch
 
 # where screenshots stay for a look; the tests need them nowhere
 SHOTS = os.environ.get("SCREENSHOTS")
@@ -30,7 +33,8 @@ def workbook(tmp_path_factory):
     folder = tmp_path_factory.mktemp("workbook")
     for source in ROOT.glob("*.py"):
         shutil.copy(source, folder)
-    shutil.copytree(ROOT / "notebooks", folder / "notebooks")
+    for name in ("notebooks", "workbook", "docs", "figures"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     images, labels, _ = toys.render_toys([10] * 8, 64, 3)
     for i, (image, label) in enumerate(zip(images, labels)):
         (folder / f"small/class {label}").mkdir(parents=True, exist_ok=True)
@@ -39,12 +43,11 @@ def workbook(tmp_path_factory):
 
 
 def lab_command():
-    """The words that `make lab` runs, JupyterLab's own program from this environment."""
+    """The words that `make lab` runs, with this environment's Python."""
     lines = (ROOT / "Makefile").read_text("utf-8").splitlines()
     recipe = lines[next(i for i, line in enumerate(lines) if line.startswith("lab:")) + 1]
-    program, *words = shlex.split(recipe.strip().lstrip("@"))
-    assert program == "$(BIN)/jupyter" and words[0] == "lab", recipe
-    return [sys.executable, "-m", "jupyterlab", *words[1:]]
+    assert recipe == "\t@$(BIN)/python -m workbook lab $(if $(FRESH),--fresh) -- $(OPTIONS)"
+    return [sys.executable, "-m", "workbook", "lab", "--"]
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +99,7 @@ def answers(url):
 
 def test_lab_asks_for_its_token(lab):
     assert len(lab["token"]) >= 32
-    contents = lab["url"] + "api/contents/01_data_exploration.ipynb"
+    contents = lab["url"] + "api/contents/lab/01_data_exploration.ipynb"
     assert status(contents) == 403
     assert status(contents + "?token=wrong") == 403
     assert status(contents + "?token=" + lab["token"]) == 200
@@ -139,12 +142,11 @@ KERNELS = "fetch('/api/kernels').then(r => r.json()).then(k => k.map(k => k.exec
 
 
 def open_notebook(browser, lab, name):
-    browser.open(f"{lab['url']}lab/tree/{name}?reset&token={lab['token']}")
+    browser.open(f"{lab['url']}lab/tree/lab/{name}?reset&token={lab['token']}")
     browser.wait("document.querySelector('.jp-Notebook .jp-Cell') !== null", 60)
     # Run before the notebook has its kernel would ask for one
-    session = (
-        f"fetch('/api/sessions').then(r => r.json()).then(s => s.find(s => s.path == '{name}'))"
-    )
+    sessions = "fetch('/api/sessions').then(r => r.json())"
+    session = f"{sessions}.then(s => s.find(s => s.path == 'lab/{name}'))"
     browser.wait(f"{session}.then(s => s?.kernel?.execution_state == 'idle')", 60)
 
 
@@ -183,7 +185,7 @@ PROMPT = "watched.querySelector('.jp-InputPrompt').textContent"
 RUNNING = "[...document.querySelectorAll('.jp-InputPrompt')].some(e => e.textContent == '[*]:')"
 
 
-def test_live_plot_changes_in_place_while_the_training_cell_runs(browser, lab):
+def test_live_plot_changes_in_place_while_the_training_cell_runs(browser, lab, workbook):
     open_notebook(browser, lab, "04_training.ipynb")
     browser.click(".lm-MenuBar-itemLabel", "Run")
     browser.click(".lm-Menu-item", "Run All Cells")
@@ -207,6 +209,13 @@ def test_live_plot_changes_in_place_while_the_training_cell_runs(browser, lab):
     assert browser.run("watched.querySelector('.jp-OutputArea-output img').src") == final
     browser.wait(f"{KERNELS}.then(states => states.includes('idle'))", 60)
     print(f"{browser.run('pictures.length')} pictures, looked at in {len(frames)} frames")
+
+    copy, before = workbook / "lab/04_training.ipynb", (workbook / "lab/04_training.ipynb").stat()
+    browser.click(".lm-MenuBar-itemLabel", "File")
+    browser.click(".lm-Menu-item", "Save Notebook")
+    chromium.until(lambda: copy.stat().st_mtime > before.st_mtime, 30, "the saved copy")
+    source = (workbook / "notebooks/04_training.ipynb").stat()
+    assert source.st_mtime < before.st_mtime, "the checkout stays clean"
 
 
 def test_dark_theme_keeps_the_plot_on_its_own_light_ground(browser, lab):
@@ -236,7 +245,7 @@ def test_interactive_page_works_inside_the_notebook(browser, lab, workbook):
     show = "from IPython.display import HTML\nHTML(open('../shown.html', encoding='utf-8').read())"
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(show)], metadata=kernel)
-    nbformat.write(notebook, workbook / "notebooks/map.ipynb")
+    nbformat.write(notebook, workbook / "lab/map.ipynb")
     open_notebook(browser, lab, "map.ipynb")
     browser.click(".lm-MenuBar-itemLabel", "Run")
     browser.click(".lm-Menu-item", "Run All Cells")
@@ -251,10 +260,11 @@ def test_interactive_page_works_inside_the_notebook(browser, lab, workbook):
     shot(browser, "interactive")
 
 
-# each output and text of the notebook, scrolled to: how many there are, which are too wide
+# each output and text of the notebook, scrolled to: how many there are, which are too wide, and
+# where the links lead, as JupyterLab has resolved them
 MEASURE = """(async () => {
     let seen = 0;
-    const wide = [];
+    const wide = [], links = [];
     for (const cell of document.querySelectorAll('.jp-Notebook .jp-Cell')) {
         cell.scrollIntoView();
         await new Promise(requestAnimationFrame);
@@ -262,20 +272,69 @@ MEASURE = """(async () => {
             if (e.clientWidth) seen += 1;
             if (e.scrollWidth > e.clientWidth + 1) wide.push(e.textContent.slice(0, 200));
         }
+        for (const e of cell.querySelectorAll('.jp-MarkdownOutput :is(a[href], img)')) {
+            const link = e.href ?? e.src;
+            if (new URL(link).pathname.startsWith('/files/')) links.push(link);
+        }
     }
-    return [seen, wide];
+    return [seen, wide, [...new Set(links)]];
 })()"""
+FOLLOW = "Promise.all({}.map(async link => [link, (await fetch(link)).status]))"
 
 
 @pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "notebooks").glob("0*.ipynb")))
-def test_nothing_is_wider_than_its_column_at_1280_pixels(browser, lab, name):
-    source = nbformat.read(ROOT / "notebooks" / name, as_version=4)
+def test_nothing_is_wider_than_its_column_and_every_link_leads_somewhere(
+    browser, lab, workbook, name
+):
+    source = nbformat.read(workbook / "notebooks" / name, as_version=4)
     pictures = sum("image/png" in str(cell.get("outputs")) for cell in source.cells)
-    texts = sum(cell.cell_type == "markdown" for cell in source.cells)
-    browser.open(f"{lab['url']}lab/tree/{name}?reset&token={lab['token']}")
+    texts = [cell.source for cell in source.cells if cell.cell_type == "markdown"]
+    files = re.findall(r"\]\(([^)\s:#]+)[^):]*\)", "\n".join(texts))
+    expected = {posixpath.normpath(f"/files/lab/{file}") for file in files}
+    browser.open(f"{lab['url']}lab/tree/lab/{name}?reset&token={lab['token']}")
     browser.wait("document.querySelector('.jp-Notebook .jp-Cell')?.clientWidth > 0", 60)
-    # Lab lays a long notebook out bit by bit
-    chromium.until(lambda: browser.run(MEASURE)[0] >= pictures + texts, 60, "the whole notebook")
-    assert browser.run(MEASURE)[1] == []
+
+    def all_of_it():  # Lab lays a long notebook out bit by bit
+        seen, wide, links = browser.run(MEASURE)
+        paths = {urllib.parse.urlsplit(link).path for link in links}
+        return seen >= pictures + len(texts) and expected <= paths and (wide, links)
+
+    wide, links = chromium.until(all_of_it, 60, "the whole notebook, its links resolved")
+    assert wide == []
+    statuses = dict(browser.run(FOLLOW.format(json.dumps(links))))
+    assert set(statuses.values()) == {200}, statuses
     browser.run("document.querySelector('.jp-Notebook .jp-Cell').scrollIntoView()")
     shot(browser, name.removesuffix(".ipynb"))
+    if name.startswith("01"):  # a click opens the page, to be read
+        browser.click(".jp-MarkdownOutput a", "glossary")
+        heading = "document.querySelector('.jp-MarkdownViewer h1')?.textContent"
+        assert browser.wait(heading, 30).startswith("Glossary")
+
+
+# ----------------------------------------------------------------------------- the working copies
+
+
+def test_copies_are_made_where_they_are_missing_and_never_overwritten(tmp_path, capsys):
+    folder, names = tmp_path / "lab", [p.name for p in sorted(ROOT.glob("notebooks/[0-9]*.ipynb"))]
+    launch.working_copies(folder)
+    assert sorted(p.name for p in folder.iterdir()) == names and not capsys.readouterr().out
+    (folder / names[0]).write_text("typed")
+    os.utime(folder / names[1], (1, 1))  # copied before the notebook was changed
+    (folder / names[2]).unlink()
+    launch.working_copies(folder)
+    assert (folder / names[0]).read_text() == "typed" and (folder / names[2]).exists()
+    assert "newer versions of 02 than lab/" in capsys.readouterr().out
+
+    launch.working_copies(folder, fresh=True)
+    assert (folder / names[0]).read_bytes() == (ROOT / "notebooks" / names[0]).read_bytes()
+    assert (tmp_path / "lab-1" / names[0]).read_text() == "typed"
+    assert "in lab-1/" in capsys.readouterr().out
+    launch.working_copies(folder, fresh=True)
+    assert len(list(tmp_path.iterdir())) == 3, "lab, lab-1, lab-2"
+
+
+def test_root_is_told_what_to_do(monkeypatch):
+    monkeypatch.setattr(os, "name", "posix")
+    monkeypatch.setattr(os, "geteuid", lambda: 0, raising=False)
+    with pytest.raises(PermissionError, match=r"another user.*make lab OPTIONS=--allow-root"):
+        launch.start()
