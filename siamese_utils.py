@@ -6,6 +6,7 @@ it; what stands around the method (data, mining, caches, plots, evaluation) is i
 """
 
 import time
+import warnings
 
 import numpy as np
 
@@ -15,9 +16,7 @@ register = keras.saving.register_keras_serializable(package="siamese_utils")
 
 # --------------------------------------------------------------------------------------- 1 triplets
 
-NO_TRIPLET = (
-    "no triplet in {} images of {} classes: it takes two classes, one of them with two images"
-)
+NO_TRIPLET = "no triplet in {} images of {} classes: take two classes, one of them with two images"
 
 
 def random_triplets(labels, count=None, seed=42):
@@ -27,7 +26,7 @@ def random_triplets(labels, count=None, seed=42):
     companions, the negative over all images of other classes. Raises ValueError if no triplet
     exists. Explained in notebook 02, "Random triplets".
     """
-    labels, rng = np.asarray(labels), np.random.default_rng(seed)
+    labels, rng = checked_labels(labels), np.random.default_rng(seed)
     members = {label: np.flatnonzero(labels == label) for label in np.unique(labels)}
     anchors = np.concatenate([m for m in members.values() if len(m) > 1] or [np.empty(0, int)])
     if len(members) < 2 or not len(anchors):
@@ -47,9 +46,12 @@ def close_distance_triplets(embeddings, labels):
 
     embeddings (n, dim), labels (n,) -> (pairs, 3) int64 (anchor i, positive j, negative), ordered
     by i, then j; ties go to the lowest index. Distances in float64. Raises ValueError if no
-    triplet exists. Explained in notebook 02, "The close-distance rule"; measured in notebook 06.
+    triplet exists, or for an embedding that is not finite.
+    Explained in notebook 02, "The close-distance rule"; measured in notebook 06.
     """
-    x, labels = np.asarray(embeddings, np.float64), np.asarray(labels)
+    x, labels = np.asarray(embeddings, np.float64), checked_labels(labels, len(embeddings))
+    if not np.isfinite(x).all():
+        raise ValueError("NaN or infinity in an embedding")
     norms, number, triplets = (x**2).sum(1), np.arange(len(x)), []
     for block in np.array_split(number, 1 + len(x) ** 2 // 2**21):  # bounds the memory
         distances = norms[block, None] - 2 * x[block] @ x.T + norms
@@ -81,7 +83,10 @@ def resnet50(input_shape=(200, 200, 3), weights="imagenet"):
     """ResNet50 without its classifier: RGB images 0..255 -> a feature map (7, 7, 2048) for 200 px.
 
     weights: "imagenet", None for random ones, or the path of a weights file (He et al. 2016).
+    Raises ValueError unless the images have three channels.
     """
+    if tuple(input_shape[2:]) != (3,):
+        raise ValueError(f"ResNet50 takes RGB, not {input_shape}: np.repeat(grey, 3, axis=-1)")
     image = keras.Input(input_shape, name="image")
     preprocessed = ResNetPreprocessing(name="preprocessing")(image)
     return keras.applications.ResNet50(
@@ -124,9 +129,9 @@ def build_embedding_model(
 
     weights: of ResNet50, as in `resnet50`. backbone: another model from RGB 0..255 to a feature
     map, in place of ResNet50. train_from: the name of the backbone's first trained layer, None if
-    it has none. head: a function of the feature map. normalize: embeddings of length 1.
-    Raises ValueError for a layer that the backbone does not have.
-    Explained in notebook 03 (architecture: the Keras example `siamese_network`).
+    it has none. head: a function of the feature map. normalize: embeddings of length 1. Raises
+    ValueError for a layer that is not there. Explained in notebook 03, "The embedding model"
+    (architecture: the Keras example `siamese_network`).
     """
     base = resnet50(input_shape, weights) if backbone is None else backbone
     names = [layer.name for layer in base.layers]
@@ -165,15 +170,16 @@ def embed(model, inputs, batch_size=64, rows=None):
     """Embeddings (n, dim) float32 of images (through an embedding) or features (through a tail).
 
     Of all inputs, or of `rows` (n,) of them; a batch at a time, so inputs may be a memmap. Past
-    five seconds a progress bar appears.
+    five seconds a progress bar appears. Warns once (UserWarning) of images in 0..1.
     """
     inputs = np.asanyarray(inputs)
     rows = np.arange(len(inputs)) if rows is None else np.asarray(rows)
-    found, bar, begin = [], None, time.monotonic()
+    found, bar, begin = [np.empty((0, model.output_shape[-1]), np.float32)], None, time.monotonic()
     for first in range(0, len(rows), batch_size):
         batch = np.asarray(inputs[rows[first : first + batch_size]], np.float32)
-        # with several devices each embeds the whole batch, and one counts
-        found.append(model.predict_on_batch(batch)[: len(batch)])
+        if first == 0 and batch.shape[3:] == (3,) and 0 < batch.max() <= 1:
+            warnings.warn("images in 0..1: an embedding model takes 0..255", stacklevel=2)
+        found.append(model.predict_on_batch(batch)[: len(batch)])  # once, of several devices
         if bar is None and time.monotonic() - begin > 5:
             bar = keras.utils.Progbar(len(rows), unit_name="image")
         if bar:
@@ -208,8 +214,37 @@ def build_siamese_network(embedding):
     return keras.Model(inputs, distances, name="siamese_network")
 
 
+class TripletModel(keras.Model):
+    """What is around the step of a `SiameseModel`: its logs, the epoch told to batches, errors."""
+
+    def __init__(self, **kwargs):
+        if "mining" in kwargs:
+            raise ValueError(
+                "workbook.mining.MinedSiameseModel mines; older files load within keras.saving."
+                'custom_object_scope({"siamese_utils>SiameseModel": MinedSiameseModel})'
+            )
+        super().__init__(**kwargs)
+        self.trackers = [keras.metrics.Mean(name) for name in ("loss", "d_ap", "d_an", "active")]
+
+    @property
+    def metrics(self):
+        return self.trackers  # all of them, so that Keras resets all of them each epoch
+
+    def fit(self, x=None, *rest, callbacks=None, **options):
+        """Keras's; batches with a `set_epoch` (`IndexBatches`) are told when an epoch begins."""
+        if any(options.get(name) is not None for name in ("sample_weight", "class_weight")):
+            raise ValueError(NO_WEIGHTS)
+        if hasattr(x, "set_epoch"):
+            tell = keras.callbacks.LambdaCallback(on_epoch_begin=lambda e, _: x.set_epoch(e))
+            callbacks = [tell, callbacks or []]
+        return super().fit(x, *rest, callbacks=callbacks, **options)
+
+    def export(self, *_, **__):
+        raise ValueError("what is served is the embedding: model.embedding.export(folder)")
+
+
 @register
-class SiameseModel(keras.Model):
+class SiameseModel(TripletModel):
     """Trains an embedding with the triplet loss max(d(a, p) - d(a, n) + margin, 0).
 
     model: a Siamese network, an embedding model or its tail. A batch: ((anchor, positive,
@@ -220,15 +255,14 @@ class SiameseModel(keras.Model):
         super().__init__(**kwargs)
         self.embedding, self.margin = shared_embedding(model), checked_margin(margin)
         self.distance = DistanceLayer()
-        self.trackers = [keras.metrics.Mean(name) for name in ("loss", "d_ap", "d_an", "active")]
         self.built = True  # the embedding is: saving asks for it
 
     def call(self, triplet, training=False):
-        together = self.embedding(tf.concat(triplet, axis=0), training=training)
+        together = checked_embeddings(self.embedding, tf.concat(triplet, axis=0), training)
         return self.distance(*tf.split(together, 3))
 
     def triplet_loss(self, data, training):
-        d_ap, d_an = self(data[0], training=training)
+        d_ap, d_an = self(checked_triplet(data), training=training)
         hinge = tf.maximum(d_ap - d_an + self.margin, 0)
         losses = hinge + sum(self.losses)  # regularisers, if the embedding has any
         for tracker, values in zip(self.trackers, (losses, d_ap, d_an, hinge > 0)):
@@ -247,10 +281,6 @@ class SiameseModel(keras.Model):
         self.triplet_loss(data, training=False)
         return self.get_metrics_result()
 
-    @property
-    def metrics(self):
-        return self.trackers  # all of them, so that Keras resets all of them each epoch
-
     def get_config(self):
         model = keras.saving.serialize_keras_object(self.embedding)
         return {"model": model, "margin": self.margin, "name": self.name}
@@ -263,6 +293,53 @@ def shared_embedding(model):
     if len(model.inputs) != 3:
         return model
     return next(layer for layer in model.layers if isinstance(layer, keras.Model))
+
+
+# ------------------------------------------------------- 4 checks: a clear error, no wrong number
+
+NO_WEIGHTS = "sample_weight and class_weight have no meaning for triplets: leave them out"
+
+
+def checked_labels(labels, count=None):
+    """`labels` (n,) or (n, 1) as (n,), int64 or words; ValueError for others, or not `count`."""
+    found = np.asarray(labels)
+    found = found[:, 0] if found.shape[1:] == (1,) else found
+    if found.dtype == object and all(isinstance(label, str) for label in found.flat):
+        found = found.astype(str)
+    kind = found.dtype.kind
+    whole = kind in "biu" or (kind == "f" and (abs(found) < 2**53).all() and not (found % 1).any())
+    if found.ndim != 1 or not (whole or kind in "SU") or count not in (None, len(found)):
+        raise ValueError(
+            f"labels of shape {np.shape(labels)}, type {found.dtype}: it takes a whole number or a "
+            f"word an image, ({'n' if count is None else count},); of one-hot rows labels.argmax(1)"
+        )
+    return found.astype(np.int64) if whole else found
+
+
+def checked_triplet(data):
+    """(anchor, positive, negative) of a batch ((anchor, positive, negative),), else ValueError."""
+    triplet, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
+    if labels is None and weights is None and isinstance(triplet, (tuple, list)):
+        shapes = [tf.TensorShape(x.shape) for x in triplet]
+        if len(shapes) == 3 and all(shape.is_compatible_with(shapes[0]) for shape in shapes):
+            return triplet
+    shapes = keras.tree.map_structure(lambda x: tuple(x.shape), data)
+    raise ValueError(
+        "a batch is ((anchor, positive, negative),), three arrays of one shape in a tuple of one, "
+        f"not {shapes}; (images, labels) are for workbook.mining.MinedSiameseModel. {NO_WEIGHTS}"
+    )
+
+
+def checked_embeddings(embedding, images, training=False):
+    """The embeddings of a batch; the step fails if an image or an embedding is not finite.
+
+    XLA leaves such checks out; there loss or weights become NaN, at which `Guard` stops.
+    """
+    check = tf.debugging.check_numerics
+    if images.dtype.is_floating:
+        images = check(images, "NaN or infinity in an image: look for it in the data")
+    remedy = "lower the learning rate (try a tenth), or clip the gradients (clipnorm=1)"
+    return check(embedding(images, training=training), f"NaN or infinity in an embedding: {remedy}")
 
 
 def checked_margin(margin):

@@ -94,7 +94,7 @@ def test_half_precision_scales_the_loss_and_reports_it_unscaled():
     assert vectors.dtype == "float32" and squared_distances(vectors).dtype == "float32"
     dense = model.embedding.get_layer("trainable_tail").get_layer("dense_1")
     assert dense.compute_dtype == "float16", "the layers do compute in half precision"
-    d_ap, d_an, _ = model.triplet_distances(together.IMAGES, together.LABELS)
+    d_ap, d_an, _ = model.triplet_distances((together.IMAGES, together.LABELS))
     assert d_ap.dtype == d_an.dtype == "float32"
 
 

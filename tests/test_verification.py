@@ -109,7 +109,19 @@ def test_threshold_comes_from_validation_only():
 
 def test_missing_kinds_of_pairs_are_named():
     good = np.array([1.0, 2]), np.array([True, False])
-    with pytest.raises(ValueError, match=r"validation: 2 distances, 2 of 2 pairs"):
+    with pytest.raises(ValueError, match=r"validation: .*2 pairs of the kinds \[1\]"):
         verification((good[0], np.array([True, True])), good)
-    with pytest.raises(ValueError, match="test: 3 distances"):
-        verification(good, (np.zeros(3), good[1]))
+    for distances in (np.zeros(3), good[0][:, None]):  # a column would be compared with each of all
+        with pytest.raises(ValueError, match=r"test: distances of shape \((3|2, 1)"):
+            verification(good, (distances, good[1]))
+    column = good[0], good[1][:, None]
+    assert verification(column, column) == verification(good, good)
+
+
+def test_pairs_take_one_label_an_embedding():
+    x, labels = np.random.default_rng(0).normal(size=(12, 2)), np.arange(12) % 3
+    found, expected = (pair_distances(x, y, 50)[0] for y in (labels[:, None], labels))
+    assert (found == expected).all()
+    for bad in (np.eye(3)[labels], labels[:6], np.tile(labels, 2)):
+        with pytest.raises(ValueError, match=r"labels of shape .*\(12,\)"):
+            pair_distances(x, bad)

@@ -3,17 +3,32 @@
 Explained in notebook 02; several devices in notebook 06.
 """
 
+import copy
+import re
+
 import numpy as np
 
-from siamese_utils import SiameseModel
+from siamese_utils import (
+    NO_WEIGHTS,
+    SiameseModel,
+    checked_embeddings,
+    checked_labels,
+    checked_triplet,
+)
 from workbook.start import keras, tf
 
 register = keras.saving.register_keras_serializable(package="siamese_utils")
 
 
 def squared_distances(embeddings):
-    """All squared Euclidean distances in a batch: (b, dim) -> (b, b) float32, never negative."""
+    """All squared Euclidean distances in a batch: (b, dim) -> (b, b) float32, never negative.
+
+    Measured from the embedding closest to the mean: distances do not change, and what all
+    embeddings have in common costs no digits. (From a row, so that whole numbers stay whole.)
+    """
     x = tf.cast(embeddings, tf.float32)
+    from_mean = tf.reduce_sum((x - tf.reduce_mean(x, axis=0)) ** 2, axis=1)
+    x -= tf.stop_gradient(tf.gather(x, tf.argmin(from_mean)))
     norms = tf.reduce_sum(x * x, axis=1)
     return tf.maximum(norms[:, None] - 2 * tf.matmul(x, x, transpose_b=True) + norms, 0)
 
@@ -37,12 +52,54 @@ def _select(distances, labels, strategy):
     if strategy == "all":
         grid = tf.meshgrid(tf.range(size), tf.range(size), tf.range(size), indexing="ij")
         return *grid, candidate
-    if strategy == "semi-hard":
-        candidate &= d_an > d_ap
+    if strategy == "semi-hard":  # farther by more than the rounding of the distances
+        rounding = 4 * np.finfo(np.float32).eps * tf.reduce_max(distances, axis=1)
+        candidate &= d_an - d_ap > rounding[:, None, None]
     cost = tf.abs(d_an - d_ap) if strategy == "close-distance" else d_an
     nearest = tf.argmin(tf.where(candidate, cost, np.inf), 2, tf.int32)
     anchor, other = tf.meshgrid(tf.range(size), tf.range(size), indexing="ij")
     return anchor, other, nearest, tf.reduce_any(candidate, 2)
+
+
+def _has_triplet(labels):
+    """Whether a batch of these labels (b,) holds a triplet at all: a bool."""
+    same = labels[:, None] == labels
+    paired = tf.reduce_sum(tf.cast(same, tf.int32), 1) > 1
+    return tf.reduce_any(paired & ~tf.reduce_all(same, 1))
+
+
+def checked_numbers(labels, count=None):
+    """`checked_labels` that are numbers, as training takes them; ValueError for words."""
+    found = checked_labels(labels, count)
+    if found.dtype.kind != "i":
+        raise ValueError(f"labels such as {found[:1]}: {NUMBERS}")
+    return found
+
+
+NUMBERS = "training takes whole numbers, such as np.unique(labels, return_inverse=True)[1]"
+
+
+def _checked_batch(data, mining):
+    """(images, labels) of a batch within a step, where only types and shapes are known."""
+    images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
+    if isinstance(images, (tuple, list)) or labels is None or weights is not None:
+        shapes = keras.tree.map_structure(lambda x: tuple(x.shape), data)
+        raise ValueError(
+            f"with mining={mining!r} a batch is (images, labels), not {shapes}; triplets "
+            f"((anchor, positive, negative),) are for mining=None. {NO_WEIGHTS}"
+        )
+    images, labels = tf.convert_to_tensor(images), tf.convert_to_tensor(labels)
+    if labels.shape[1:] == (1,):
+        labels = labels[:, 0]
+    if labels.shape.rank != 1 or not labels.dtype.is_integer:
+        raise ValueError(
+            f"labels of shape {tuple(labels.shape)}, type {labels.dtype.name}: {NUMBERS}, one an "
+            "image, (n,); of one-hot rows labels.argmax(1)"
+        )
+    if not labels.shape.is_compatible_with(images.shape[:1]):
+        raise ValueError(f"{labels.shape[0]} labels for {images.shape[0]} images")
+    tf.debugging.assert_equal(tf.shape(labels)[0], tf.shape(images)[0], "labels for other images")
+    return images, labels
 
 
 def mine_triplets(embeddings, labels, strategy="semi-hard"):
@@ -53,12 +110,16 @@ def mine_triplets(embeddings, labels, strategy="semi-hard"):
     the pair gives no triplet. "hard": for every ordered pair the anchor's closest negative.
     "batch-hard": for every anchor its farthest positive and its closest negative (Hermans et al.
     2017, section 2). "close-distance": for every ordered pair the negative whose distance is
-    closest to d(a, p). Ties go to the lowest index. Raises ValueError for an
-    unknown strategy. Explained in notebook 02, "Easy, semi-hard, hard".
+    closest to d(a, p). Ties go to the lowest index. embeddings (n, dim), labels (n,). Raises
+    ValueError for an unknown strategy, for labels that are not (n,) (see `checked_labels`) and for
+    an embedding that is not finite. Explained in notebook 02, "Easy, semi-hard, hard".
     """
     if strategy not in MINING:
         raise ValueError(f"mining={strategy!r} is not one of: {', '.join(MINING)}")
-    *triplet, valid = _select(squared_distances(embeddings), tf.convert_to_tensor(labels), strategy)
+    if not np.isfinite(embeddings).all():
+        raise ValueError("NaN or infinity in an embedding")
+    labels = tf.constant(checked_labels(labels, len(embeddings)))
+    *triplet, valid = _select(squared_distances(embeddings), labels, strategy)
     return tf.boolean_mask(tf.stack(triplet, axis=-1), valid)
 
 
@@ -72,7 +133,7 @@ def pk_batches(labels, classes=16, images=4, seed=42, steps=None, views=1):
     have K images.
     Explained in notebook 02, "Batches of P classes x K images" (Hermans et al. 2017, section 2).
     """
-    labels, rng = np.asarray(labels), np.random.default_rng(seed)
+    labels, rng = checked_labels(labels), np.random.default_rng(seed)
     values, counts = np.unique(labels, return_counts=True)
     usable = values[counts >= images]
     if len(usable) < classes:
@@ -98,7 +159,7 @@ def batch_shape(labels, classes=16, images=4):
 
     K shrinks only where fewer than two classes have K images. Raises ValueError if no K is left.
     """
-    counts = np.unique_counts(np.asarray(labels)).counts
+    counts = np.unique_counts(checked_labels(labels)).counts
     for k in range(images, 1, -1):
         if (usable := int((counts >= k).sum())) >= 2:
             return min(classes, usable), k
@@ -110,13 +171,17 @@ class IndexBatches(keras.utils.PyDataset):
 
     images (n, ...) array or memmap, labels (n,), sample(epoch) -> (steps, batch) indices, which
     yield (images, labels), or (steps, batch, 3) triplets, which yield ((anchor, positive,
-    negative),), images as float32. A batch depends on `sample` and the epoch alone.
+    negative),), images as float32. A batch depends on `sample` and the epoch alone: the `fit` of a
+    `SiameseModel` sets the epoch that it is in, and nothing else does, so that `evaluate` and
+    validation see the same batches each time, at first those of epoch 0. Raises ValueError for
+    labels or indices that do not fit the images.
     Explained in notebook 04, "Batches and model".
     """
 
     def __init__(self, images, labels, sample):
         super().__init__()
-        self.images, self.labels, self.sample = images, labels, sample
+        self.images, self.sample = images, sample
+        self.labels = checked_numbers(labels, len(images))
         self.set_epoch(0)
 
     def __len__(self):
@@ -129,10 +194,16 @@ class IndexBatches(keras.utils.PyDataset):
         return (tuple(np.float32(self.images[column]) for column in index.T),)
 
     def set_epoch(self, epoch):
-        self.epoch, self.batches = epoch, self.sample(epoch)
-
-    def on_epoch_end(self):
-        self.set_epoch(self.epoch + 1)
+        """Draw the batches of `epoch`, counted from 0."""
+        batches = np.asarray(self.sample(epoch))
+        right = batches.dtype.kind in "iu" and (batches.ndim == 2 or batches.shape[2:] == (3,))
+        if not right or not np.isin(batches, np.arange(len(self.images))).all():
+            raise ValueError(
+                f"sample({epoch}) is of shape {batches.shape}, type {batches.dtype}: it takes "
+                f"indices of {len(self.images)} images, (steps, batch) or, of triplets, (steps, "
+                "batch, 3)"
+            )
+        self.epoch, self.batches = epoch, batches
 
 
 def gather(values):
@@ -149,6 +220,24 @@ def gather(values):
     rows = tf.shape(values)[0]
     padding = [[before * rows, after * rows], *[[0, 0]] * (len(values.shape) - 1)]
     return context.all_reduce("SUM", tf.pad(values, padding))
+
+
+class _Place(keras.callbacks.Callback):
+    """Where a `fit` is."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch, self.step = epoch, 0
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.step = batch
+
+
+def numbers_went_wrong(model, epoch, step, what):
+    """The error to raise at that epoch and step, counted from 0."""
+    return FloatingPointError(
+        f"numbers went wrong at step {step + 1} of epoch {epoch + 1}, at learning rate "
+        f"{float(model.optimizer.learning_rate):.3g}: {what}"
+    )
 
 
 @register
@@ -168,35 +257,56 @@ class MinedSiameseModel(SiameseModel):
         if mining is not None and mining not in MINING:
             raise ValueError(f"mining={mining!r} is not one of: None, {', '.join(MINING)}")
         self.mining, self.active_only = mining, active_only
+        self.possible = keras.metrics.Mean("possible")  # not logged: `Guard` asks for it
 
     def call(self, inputs, training=False):
         if isinstance(inputs, (tuple, list)):
             return super().call(inputs, training=training)
         return self.embedding(inputs, training=training)
 
-    def triplet_distances(self, x, labels, training=False):
+    def triplet_distances(self, data, training=False):
         """(d_ap, d_an, valid) of a batch's triplets: three arrays of one shape, float32."""
         if self.mining is None:
-            d_ap, d_an = (gather(d) for d in self(x, training=training))
+            d_ap, d_an = (gather(d) for d in self(checked_triplet(data), training=training))
+            self.possible.update_state(1)
             return d_ap, d_an, tf.ones_like(d_ap)
-        distances = squared_distances(gather(self.embedding(x, training=training)))
+        images, labels = _checked_batch(data, self.mining)
+        distances = squared_distances(gather(checked_embeddings(self.embedding, images, training)))
         labels = gather(labels)
         anchor, positive, negative, valid = _select(distances, labels, self.mining)
         d_ap = tf.gather_nd(distances, tf.stack([anchor, positive], -1))
         d_an = tf.gather_nd(distances, tf.stack([anchor, negative], -1))
+        self.possible.update_state(_has_triplet(labels))
         return d_ap, d_an, tf.cast(valid, tf.float32)
 
     def triplet_loss(self, data, training):
-        x, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
-        d_ap, d_an, valid = self.triplet_distances(x, labels, training)
-        losses = tf.maximum(d_ap - d_an + self.margin, 0)
-        active = tf.cast(losses > 0, tf.float32)
-        for tracker, values in zip(self.trackers, (losses, d_ap, d_an, active)):
+        d_ap, d_an, valid = self.triplet_distances(data, training)
+        hinge = tf.maximum(d_ap - d_an + self.margin, 0)
+        active = tf.cast(hinge > 0, tf.float32)
+        penalty = sum(self.losses)  # of regularisers, if the embedding has any
+        for tracker, values in zip(self.trackers, (hinge + penalty, d_ap, d_an, active)):
             tracker.update_state(values, sample_weight=valid)
         counted = valid * active if self.active_only else valid
-        loss = tf.reduce_sum(losses * counted) / tf.maximum(tf.reduce_sum(counted), 1)
+        loss = tf.reduce_sum(hinge * counted) / tf.maximum(tf.reduce_sum(counted), 1)
         # every device has the loss of the whole batch, and their gradients are added up
-        return (loss + sum(self.losses)) / self.distribute_strategy.num_replicas_in_sync
+        return (loss + penalty) / self.distribute_strategy.num_replicas_in_sync
+
+    def evaluate(self, x=None, y=None, *rest, **options):
+        return super().evaluate(x, y if y is None else checked_numbers(y), *rest, **options)
+
+    def fit(self, x=None, y=None, *rest, **options):
+        """Keras's; a step that meets NaN or infinity raises FloatingPointError, and says where."""
+        y = y if y is None else checked_numbers(y)
+        if hasattr(x, "set_epoch") and options.get("validation_data") is x:
+            options["validation_data"] = copy.copy(x)  # which stays at one epoch
+        place = _Place()
+        options["callbacks"] = [place, options.get("callbacks") or []]
+        try:
+            return super().fit(x, y, *rest, **options)
+        except tf.errors.InvalidArgumentError as error:
+            if not (found := re.search("(NaN or infinity in .*?) : Tensor", str(error))):
+                raise
+            raise numbers_went_wrong(self, place.epoch, place.step, found[1]) from None
 
     def train_step(self, data):
         return self._with_an_axis(super().train_step(data))
@@ -210,18 +320,19 @@ class MinedSiameseModel(SiameseModel):
             logs = {name: value[None] for name, value in logs.items()}
         return logs
 
-    def build_optimizer(self):
-        """Make the optimiser's variables, within the strategy's scope; nothing the second time."""
-        with self.distribute_strategy.scope():
-            self.optimizer.build(self.trainable_variables)
-
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         """Keras's own fails with several workers (keras issue 20585); only this needs building."""
         if self.optimizer:
-            self.build_optimizer()
+            build_optimizer(self)
 
     def get_config(self):
         return super().get_config() | {"mining": self.mining, "active_only": self.active_only}
+
+
+def build_optimizer(model):
+    """Make the variables of a compiled model's optimiser, within its strategy; once is enough."""
+    with model.distribute_strategy.scope():
+        model.optimizer.build(model.trainable_variables)
 
 
 def synchronize_batch_norm(model):

@@ -8,7 +8,7 @@ from scipy.stats import bootstrap
 from sklearn.metrics import pairwise_distances, roc_auc_score, roc_curve
 from sklearn.neighbors import NearestNeighbors
 
-from siamese_utils import random_triplets
+from siamese_utils import checked_labels, random_triplets
 
 
 def _neighbors(query, gallery, k, own=None):
@@ -59,13 +59,17 @@ def retrieval_metrics(
     share of queries with one of them among the k closest; R-precision the share of them among the R
     closest; MAP@R the mean over i = 1..R of precision@i where the i-th is of the class, else 0
     (Musgrave et al. 2020, section 3.2). `gallery=None` means leave-one-out. Queries with R = 0
-    cannot be answered and are left out; ValueError if none is left. `per_query=True` gives arrays,
-    one value an answered query. Explained in notebook 05, "Measures".
+    cannot be answered and are left out; ValueError if none is left, and for labels that are not one
+    a row, (n,) (see `checked_labels`). `per_query=True` gives arrays, one value an answered query.
+    Explained in notebook 05, "Measures".
     """
-    query, query_labels = np.asarray(query, np.float32), np.asarray(query_labels)
-    alone = gallery is None
+    query, alone = np.asarray(query, np.float32), gallery is None
+    query_labels = others = checked_labels(query_labels, len(query))
     gallery = query if alone else np.asarray(gallery, np.float32)
-    others = query_labels if alone else np.asarray(gallery_labels)
+    if not alone:
+        others = checked_labels(gallery_labels, len(gallery))
+    if others.dtype.kind != query_labels.dtype.kind:
+        raise ValueError(f"query labels {query_labels[:1]}, gallery labels {others[:1]}: one kind")
     values, counts = np.unique(others, return_counts=True)
     place = np.searchsorted(values, query_labels).clip(max=len(values) - 1)
     relevant = np.where(values[place] == query_labels, counts[place] - alone, 0)
@@ -118,6 +122,7 @@ def split_recall(embeddings, dataset, split):
         train = dataset.gallery
     if not len(rows):
         return float("nan")
+    checked_labels(dataset.labels, len(embeddings))  # one embedding an image
     query, labels = embeddings[rows], dataset.labels[rows]
     if not np.isin(labels, dataset.labels[train]).any():
         return retrieval_metrics(query, labels, ks=(1,))["recall@1"]
@@ -152,12 +157,24 @@ def pair_distances(embeddings, labels, count=10_000, seed=42):
 
     embeddings (n, dim), labels (n,) -> squared Euclidean distances float32, same bool. The pairs
     are (a, p) and (a, n) of `random_triplets`, so one may come twice. Raises ValueError if there is
-    no triplet. Explained in notebook 05, "How far apart?".
+    no triplet, or not one label an embedding. Explained in notebook 05, "How far apart?".
     """
-    a, p, n = random_triplets(labels, count, seed).T
     embeddings = np.asarray(embeddings, np.float32)
+    a, p, n = random_triplets(checked_labels(labels, len(embeddings)), count, seed).T
     difference = embeddings[np.concatenate([a, a])] - embeddings[np.concatenate([p, n])]
     return (difference**2).sum(1), np.arange(2 * count) < count
+
+
+def _checked_pairs(name, distances, same):
+    """(distances, same) as arrays (n,) of numbers and bool; ValueError unless of both kinds."""
+    distances, kinds = np.asarray(distances), checked_labels(same)
+    if distances.shape != kinds.shape or set(np.unique(kinds)) != {0, 1}:
+        raise ValueError(
+            f"{name}: distances of shape {distances.shape}, for {len(kinds)} pairs of the kinds "
+            f"{np.unique(kinds).tolist()}; it takes distances (n,) and same (n,) bool, pairs of "
+            "both kinds, as pair_distances gives them"
+        )
+    return distances, kinds == 1
 
 
 def verification(validation, test):
@@ -168,14 +185,10 @@ def verification(validation, test):
     refused; tar@far=x, the share of same pairs accepted while at most the share x of different ones
     is (FaceNet, Schroff et al. 2015, section 4). threshold: accept up to this distance; chosen on
     the *validation* pairs, for the best balanced accuracy. accuracy: of the test pairs at it.
-    Raises ValueError if a kind of pair is missing. Explained in notebook 05, "How far apart?".
+    Raises ValueError if a kind of pair is missing, or for another shape than (n,) and (n,) bool.
+    Explained in notebook 05, "How far apart?".
     """
-    for name, (distances, same) in (("validation", validation), ("test", test)):
-        if len(distances) != len(same) or not 0 < np.sum(same) < len(same):
-            raise ValueError(
-                f"{name}: {len(distances)} distances, {np.sum(same)} of {len(same)} pairs of one "
-                "class; it takes pairs of both kinds, as pair_distances gives them"
-            )
+    validation, test = _checked_pairs("validation", *validation), _checked_pairs("test", *test)
     far, tar, scores = roc_curve(validation[1], -validation[0], drop_intermediate=False)
     balanced = (tar - far).round(9)[1:]  # the first accepts nothing; of equals the smallest wins
     threshold = -float(scores[1:][balanced.argmax()])

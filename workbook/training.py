@@ -22,6 +22,7 @@ import numpy as np
 from IPython.display import display
 from matplotlib.ticker import MaxNLocator
 
+from workbook.mining import build_optimizer, numbers_went_wrong
 from workbook.run_folder import lock_folder, unlock_folder, whole_file
 from workbook.start import keras
 
@@ -74,7 +75,7 @@ class Checkpoint(keras.callbacks.Callback):
             rest.unlink()
         if not self.resume:
             self._remove()
-        model.build_optimizer()
+        build_optimizer(model)
         self.variables = [*model.variables, *model.optimizer.variables]
         self.facts = self._facts(model)
         self.last, self.state = None, {"epoch": 0, "history": {}}
@@ -103,8 +104,7 @@ class Checkpoint(keras.callbacks.Callback):
             "labels": zlib.crc32(np.ascontiguousarray(labels)),
             "batches an epoch": len(self.batches),
             "shapes": [list(v.shape) for v in self.variables],
-            "margin": model.margin,
-            "mining": model.mining,
+            **{n: getattr(model, n, None) for n in ("margin", "mining", "active_only")},
             "optimizer": model.optimizer.get_config() | {"name": ""},  # Keras numbers the names
         }
         return json.loads(json.dumps(facts, default=str))
@@ -141,7 +141,6 @@ class Checkpoint(keras.callbacks.Callback):
             raise RuntimeError("pass initial_epoch=checkpoint.restore(model) to fit")
         past = {name: list(values) for name, values in self.state["history"].items()}
         self.model.history.history.update(past)
-        self.batches.set_epoch(self.state["epoch"])
         if self.last:
             _set_random_state(self.state["random"])
         else:
@@ -159,6 +158,19 @@ class Checkpoint(keras.callbacks.Callback):
         unlock_folder(self.folder)
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ends a cell whose training was interrupted, in one line instead of a long traceback.
+
+    Raised in place of the KeyboardInterrupt. Explained in notebook 04, "Train, and watch".
+    """
+
+    def __init__(self, epochs_behind):
+        super().__init__(f"interrupted after epoch {epochs_behind}; run this cell again to go on")
+
+    def _render_traceback_(self):  # what IPython shows
+        return [str(self)]
+
+
 # ---------------------------------------------------------------------------------- the live plot
 
 
@@ -166,8 +178,8 @@ class LiveLossPlot(keras.callbacks.Callback):
     """Redraws one figure in place while `fit` runs: loss, distances, active share, val_recall@1.
 
     In Jupyter it updates one display handle, at most once a second; headless (no Jupyter, or
-    SIAMESE_LIVE=0) it draws once, at the end. The figure is closed when training ends and stays
-    as `.figure`; `.history` holds what is drawn: name -> list, one value an epoch.
+    SIAMESE_LIVE=0) it draws once, at the end. The figure is `.figure`; `.history` holds what is
+    drawn: name -> list, one value an epoch.
     Explained in notebook 04.
     """
 
@@ -194,11 +206,11 @@ class LiveLossPlot(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         self._draw()
-        plt.close(self.figure)
 
     def _draw(self):
         if self.figure is None:
             self.figure, self.axes = plt.subplots(1, 3, figsize=(12, 3.2), layout="constrained")
+            plt.close(self.figure)  # pyplot would show it a second time when the cell ends
         for axis, (label, names) in zip(self.axes, self.PANELS):
             axis.clear()
             for name in names:
@@ -221,51 +233,67 @@ class LiveLossPlot(keras.callbacks.Callback):
 
 
 class Guard(keras.callbacks.Callback):
-    """Stops a `SiameseModel`'s `fit` where numbers go wrong; warns of a collapsed embedding.
+    """Stops a `SiameseModel`'s `fit` where numbers go wrong; warns where nothing is learned.
 
-    Raises FloatingPointError, naming step, epoch and learning rate, after the first step with a
+    A step refuses images and embeddings that are not finite by itself, except under XLA. This
+    raises FloatingPointError, naming step, epoch and learning rate, after the first step with a
     loss or a weight of the last layer that is NaN or infinite; after an epoch, with any such
     weight: a ReLU swallows NaN, so the loss may look well. Warns (RuntimeWarning, once a `fit`)
-    when after two epochs in a row the mean distances are below a tenth of the margin: then the
-    loss sits at the margin, or (semi-hard) no triplet is found and it is 0. Place it first.
+    when no batch of an epoch held a triplet, and of a collapsed embedding: when after two epochs in
+    a row the mean distances are below a tenth of the margin. Then the loss sits at the margin, or
+    (semi-hard) no negative is farther than the positive and it is 0. Place it first.
     Explained in notebook 04, "Has the embedding collapsed?".
     """
 
     def on_train_begin(self, logs=None):
         self.near_zero, self.warned = 0, False
+        # the share of batches whose labels allow a triplet; triplets that are given always do
+        self.possible = getattr(self.model, "possible", None)
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.epoch = epoch
+        self.epoch, self.share = epoch, 1
+        if self.possible is not None:
+            self.possible.reset_state()
 
     def on_train_batch_end(self, batch, logs=None):
         self.step = batch
+        if self.possible is not None:  # now: validation would count its batches too
+            self.share = self.possible.result()
         self._check(logs["loss"], self.model.trainable_weights[-1:])
 
     def _check(self, loss, weights):
         bad = [w.path for w in weights if not np.isfinite(w.numpy()).all()]
         if bad or not math.isfinite(loss):
-            raise FloatingPointError(
-                f"numbers went wrong at step {self.step + 1} of epoch {self.epoch + 1}, at "
-                f"learning rate {float(self.model.optimizer.learning_rate):.3g}: loss {loss}"
-                + (f", NaN or infinity in {', '.join(bad)}" if bad else "")
-                + ". Lower the rate (try a tenth), clip the gradients (clipnorm=1), or look for "
-                "images that are not finite"
+            found = f"loss {loss}" + (f", NaN or infinity in {', '.join(bad)}" if bad else "")
+            remedy = (
+                "Lower the rate (try a tenth), clip the gradients (clipnorm=1), or look for images "
+                "that are not finite"
             )
+            raise numbers_went_wrong(self.model, self.epoch, self.step, f"{found}. {remedy}")
 
     def on_epoch_end(self, epoch, logs=None):
         self._check(logs["loss"], self.model.trainable_weights)
+        if self.share == 0:
+            self._warn(
+                f"no triplet in the batches of epoch {epoch + 1}, so nothing is learned: a batch "
+                "takes two classes, one of them with two images. Draw batches with pk_batches, or "
+                "look at the labels"
+            )
+            return
         small = max(logs["d_ap"], logs["d_an"]) < 0.1 * self.model.margin
         self.near_zero = self.near_zero + 1 if small else 0
-        if self.near_zero == 2 and not self.warned:
-            self.warned = True
-            warnings.warn(
+        if self.near_zero == 2:
+            self._warn(
                 f"the embedding has collapsed: after epoch {epoch + 1} all images are at almost "
                 f"one point (d(a, p) {logs['d_ap']:.2g}, d(a, n) {logs['d_an']:.2g}, loss "
                 f"{logs['loss']:.3g}, margin {self.model.margin}). Lower the learning rate, mine "
-                "easier triplets first (semi-hard, then hard), or lower the margin",
-                RuntimeWarning,
-                stacklevel=2,
+                "easier triplets first (semi-hard, then hard), or lower the margin"
             )
+
+    def _warn(self, message):
+        if not self.warned:
+            self.warned = True
+            warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
 def warm_cosine(learning_rate, steps, warm_up=30):
