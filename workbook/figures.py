@@ -18,7 +18,7 @@ def show_images(images, titles=None, columns=12, colors=None, width=12, title=No
     an image.
     """
     rows, lines = -(-len(images) // columns), (titles is not None) + (captions is not None)
-    height = width / columns * rows * (1 + 0.16 * lines) + 0.4 * bool(title)
+    height = width / columns * rows * (1 + 0.13 * lines) + 0.4 * bool(title)
     figure, axes = plt.subplots(
         rows, columns, figsize=(width, height), squeeze=False, layout="constrained"
     )
