@@ -6,8 +6,17 @@ import numpy as np
 import pytest
 
 import siamese_utils as su
-from workbook.mining import MINING, mine_triplets, pk_batches
+from workbook.mining import (
+    MINING,
+    IndexBatches,
+    _select,
+    batch_shape,
+    mine_triplets,
+    pk_batches,
+    squared_distances,
+)
 from workbook.retrieval import retrieval_metrics
+from workbook.start import tf
 
 
 def batch(seed, n=24, classes=5, dim=6, integers=False):
@@ -172,3 +181,106 @@ def test_pk_batches_say_which_numbers_would_work():
         2,
         12,
     )
+
+
+# ------------------------------------------------------------------------------------- labels
+
+LABELS = np.arange(24) % 4
+POINTS = batch(0)[0]
+TAKES_LABELS = {  # and, where it takes one label for each of 24 embeddings, True
+    "random_triplets": (su.random_triplets, False),
+    "pk_batches": (lambda y: pk_batches(y, 3, 2), False),
+    "batch_shape": (batch_shape, False),
+    "close_distance_triplets": (lambda y: su.close_distance_triplets(POINTS, y), True),
+    "mine_triplets": (lambda y: mine_triplets(POINTS, y).numpy(), True),
+    "retrieval_metrics": (lambda y: list(retrieval_metrics(POINTS, y).values()), True),
+    "a gallery": (lambda y: list(retrieval_metrics(POINTS, y, POINTS, y).values()), True),
+    "IndexBatches": (lambda y: IndexBatches(POINTS, y, lambda e: LABELS[None])[0][1], True),
+}
+READ_RIGHT = {
+    "a column": LABELS[:, None],
+    "a list": LABELS.tolist(),
+    "whole floats": LABELS.astype(float),
+    "bytes": LABELS.astype(np.uint8),
+    "words": np.array(["a", "b", "c", "d"])[LABELS],
+    "objects": np.array(["a", "b", "c", "d"], object)[LABELS],
+}
+REFUSED = {
+    "one-hot": np.eye(4)[LABELS],
+    "fractions": LABELS + 0.5,
+    "nan": np.where(LABELS, LABELS, np.nan),
+    "huge": LABELS * 1e300,
+    "none": None,
+    "not all words": np.array([0, "a", None, 1.5], object)[LABELS],
+}
+
+
+@pytest.mark.parametrize("user", TAKES_LABELS)
+def test_labels_are_read_right_or_refused_everywhere(user):
+    function, counts = TAKES_LABELS[user]
+    expected = function(LABELS)
+    for kind, labels in READ_RIGHT.items():
+        if user == "IndexBatches" and kind in ("words", "objects"):
+            with pytest.raises(ValueError, match=r"whole numbers, such as np\.unique"):
+                function(labels)
+        else:
+            np.testing.assert_array_equal(function(labels), expected, err_msg=kind)
+    refused = REFUSED | ({"too few": LABELS[:12], "too many": [*LABELS, *LABELS]} if counts else {})
+    for labels in refused.values():
+        with pytest.raises(ValueError, match="labels of shape"):
+            function(labels)
+
+
+def test_query_and_gallery_labels_are_of_one_kind():
+    with pytest.raises(ValueError, match=r"query labels \[0\], gallery labels \['0'\]"):
+        retrieval_metrics(POINTS, LABELS, POINTS, LABELS.astype(str))
+
+
+@pytest.mark.parametrize(
+    "sample", [[[0, 24]], [[0, -1]], [[0.0, 1.0]], [0, 1], [[[0, 1]]], np.zeros((2, 3, 4), int)]
+)
+def test_indices_that_are_none_are_refused(sample):
+    with pytest.raises(ValueError, match=r"sample\(0\) .* indices of 24 images"):
+        IndexBatches(POINTS, LABELS, lambda epoch: sample)
+
+
+# ------------------------------------------------------------------------------------- precision
+
+
+@pytest.mark.parametrize("offset", [0, 100, 1e3, 1e4])
+def test_what_embeddings_have_in_common_costs_no_digits(offset):
+    """Distances, their gradient and the semi-hard triplets are those of float64."""
+    rng = np.random.default_rng(1)
+    x = (rng.normal(size=(24, 64)) + offset).astype(np.float32)
+    exact = np.square(x[:, None].astype(np.float64) - x).sum(-1)
+    weights = rng.normal(size=(24, 24))
+    slope = 2 * ((weights + weights.T)[..., None] * (x[:, None].astype(np.float64) - x)).sum(1)
+    variable = tf.Variable(x)
+    with tf.GradientTape() as tape:
+        found = squared_distances(variable)
+        total = tf.reduce_sum(found * weights.astype(np.float32))
+    np.testing.assert_allclose(found, exact, rtol=1e-5, atol=1e-3)
+    np.testing.assert_allclose(tape.gradient(total, variable), slope, rtol=1e-3, atol=1e-2)
+    mined = mine_triplets(x, LABELS, "semi-hard").numpy()
+    assert mined.tolist() == [list(t) for t in loop_mine(x, LABELS, "semi-hard")]
+
+
+def test_a_negative_identical_to_the_positive_is_not_farther():
+    x = np.random.default_rng(0).normal(size=(24, 64)).astype(np.float32) + 100
+    x[12:] = x[:12]  # every image has its like
+    labels = np.repeat([0, 1], 12)
+    for _, positive, negative in mine_triplets(x, labels, "semi-hard").numpy():
+        assert (x[positive] != x[negative]).any()
+    d = np.float32([[0, 1, 1, 2], [1, 0, 1, 1], [1, 1, 0, 1], [2, 1, 1, 0]])
+    d[0, 2] = np.nextafter(d[0, 1], np.float32(2))  # as far, but for the last digit
+    *_, negative, valid = _select(tf.constant(d), tf.constant([0, 0, 1, 1]), "semi-hard")
+    assert valid[0, 1] and negative[0, 1] == 3, "the next one is"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_embedding_that_is_not_finite_is_refused(value):
+    x = POINTS.copy()
+    x[5, 0] = value
+    for select in (mine_triplets, su.close_distance_triplets):
+        with pytest.raises(ValueError, match="NaN or infinity in an embedding"):
+            select(x, LABELS)

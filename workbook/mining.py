@@ -28,7 +28,7 @@ def squared_distances(embeddings):
     """
     x = tf.cast(embeddings, tf.float32)
     from_mean = tf.reduce_sum((x - tf.reduce_mean(x, axis=0)) ** 2, axis=1)
-    x -= tf.stop_gradient(tf.gather(x, tf.argmin(from_mean)))
+    x = x - tf.stop_gradient(tf.gather(x, tf.argmin(from_mean)))
     norms = tf.reduce_sum(x * x, axis=1)
     return tf.maximum(norms[:, None] - 2 * tf.matmul(x, x, transpose_b=True) + norms, 0)
 
