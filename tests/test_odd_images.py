@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, features
+from PIL import EpsImagePlugin, Image, ImageCms, features
 
-from workbook.decoding import pillow_heif
+from workbook.decoding import FORMATS, pillow_heif
 from workbook.folders import printable
 from workbook.images import decode_image, load_images
 
@@ -52,16 +52,17 @@ def turned(orientation):
     return PICTURE.transpose(Image.Transpose[undo[orientation]])
 
 
-def png(width, height, rows):
-    """A PNG of one bit a pixel from its packed rows, without holding the pixels."""
+def png(width, height, rows, bits=1, color=0, clear=None):
+    """A PNG from its packed rows, of one bit a pixel, without holding the pixels."""
 
     def chunk(kind, body):
         return (
             struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
         )
 
-    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)
+    body = chunk(b"IHDR", header) + (chunk(b"tRNS", clear) if clear else b"")
+    body += chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
 
 
@@ -72,6 +73,52 @@ def black_above_white(width, height):
     )
 
 
+def deep_png(colors, clear=None):
+    """A PNG of 16 bits a colour, from (h, w, 3) integers; `clear`: the transparent colour."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in colors)
+    return png(*colors.shape[1::-1], rows, 16, 2, clear and struct.pack(">3H", *clear))
+
+
+def tiff(grey, bits=16, black=1):
+    """A TIFF of 12 or 16 bits a pixel, from (h, w) integers; `black` 0: white is 0."""
+    height, width = grey.shape
+    pixels = grey.astype("<u2").tobytes()
+    if bits == 12:  # two pixels in three bytes
+        one, two = grey.reshape(-1, 2).astype(int).T
+        three = np.stack([one >> 4, (one & 15) << 4 | two >> 8, two & 255], 1)
+        pixels = three.astype(np.uint8).tobytes()
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: black, 273: 8, 277: 1, 278: height}
+    tags[279] = len(pixels)
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    count = struct.pack("<H", len(tags))
+    return b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + count + entries + bytes(4)
+
+
+def profile(space, connection, **tags):
+    """A small ICC profile of these tags."""
+    table, body = struct.pack(">I", len(tags)), b""
+    for name, content in tags.items():
+        place = 132 + 12 * len(tags) + len(body)
+        table += name.encode() + struct.pack(">II", place, len(content))
+        body += content + bytes(-len(content) % 4)
+    white = struct.pack(">3i", 63190, 65536, 54061)  # D50
+    header = struct.pack(">I4sI4s4s4s", 132 + len(table) - 4 + len(body), b"", 0x02400000, b"prtr",
+                         space, connection)  # fmt: skip
+    header += bytes(12) + b"acsp" + bytes(28) + white
+    return header.ljust(128, b"\0") + table + body
+
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+SWAPPED = SRGB.replace(b"rXYZ", b"????").replace(b"bXYZ", b"rXYZ").replace(b"????", b"bXYZ")
+D50 = b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061)
+LINEAR_GREY = profile(b"GRAY", b"XYZ ", wtpt=D50, kTRC=b"curv" + bytes(8))
+# a press whose first ink is white paper's opposite, and whose other inks leave no trace
+LIGHTNESS = np.array([[255 * (ink < 8), 128, 128] for ink in range(16)], np.uint8).tobytes()
+ONE_INK = profile(
+    b"CMYK", b"Lab ", wtpt=D50,
+    A2B0=b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + (65536 * np.eye(3)).astype(">i4").tobytes()
+    + bytes(range(256)) * 4 + LIGHTNESS + bytes(range(256)) * 3,
+)  # fmt: skip
 JPEG = encoded(PICTURE, "JPEG", quality=95)
 RGBA = PICTURE.convert("RGBA")
 RGBA.putalpha(CLEAR_LEFT)
@@ -84,6 +131,9 @@ CLEAR_PALETTE.info["transparency"] = bytes(  # the colours of the left half are 
 DEEP = np.asarray(PICTURE.convert("L")).astype(np.uint16) * 257
 OTHER = Image.new("RGB", (64, 48), "black")
 HALVES = np.uint8([[[0] * 3] * 2, [[255] * 3] * 2])
+HALF_CLEAR = np.where(np.asarray(CLEAR_LEFT) > 0, DEEP, 0).astype(np.uint16)
+WIDE = COLORS.repeat(8, 0).repeat(8, 1).astype(int)  # (16, 16, 3), to be made of 16 bits
+MIST = np.where(np.arange(16)[:, None] < 8, 60000, WIDE * 257)
 
 READ = {  # what: (file name, content, the four colours)
     "jpeg": ("a.jpg", JPEG, COLORS),
@@ -97,6 +147,21 @@ READ = {  # what: (file name, content, the four colours)
     "16-bit tiff": ("deep.tif", encoded(Image.fromarray(DEEP), "TIFF"), GREY),
     "32-bit tiff that holds 16": (
         "int.tif", encoded(Image.fromarray(DEEP.astype(np.int32)), "TIFF"), GREY,
+    ),
+    "16-bit tiff whose white is 0": ("inverse.tif", tiff(65535 - DEEP, black=0), GREY),
+    "12-bit tiff": ("raw.tif", tiff(DEEP >> 4, bits=12), GREY),
+    "16-bit png, 0 is transparent": (
+        "hole.png", encoded(Image.fromarray(HALF_CLEAR), "PNG", transparency=0),
+        np.where(WHITE_LEFT == 255, 255, GREY),
+    ),
+    "16-bit png, one grey is transparent": (
+        "mist.png",
+        encoded(Image.fromarray(np.maximum(HALF_CLEAR, 900)), "PNG", transparency=900),
+        np.where(WHITE_LEFT == 255, 255, GREY),
+    ),
+    "16 bits a colour": ("rgb16.png", deep_png(WIDE * 257), COLORS),
+    "16 bits a colour, one is transparent": (
+        "rgb16.png", deep_png(MIST, [60000] * 3), WHITE_LEFT,
     ),
     "palette png": ("palette.png", encoded(PALETTE, "PNG"), COLORS),
     "palette png with alpha": (
@@ -152,26 +217,149 @@ if features.check("webp"):
         ),
     }  # fmt: skip
 
-SAVE_AGAIN = "save it"
-HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200)
+for kind in ("PNG", "JPEG", "TIFF", *["WEBP"] * features.check("webp")):
+    READ[f"{kind} with an sRGB profile"] = (
+        f"srgb.{kind.lower()}", encoded(PICTURE, kind, icc_profile=SRGB), COLORS,
+    )  # fmt: skip
+    READ[f"{kind} with a profile of other colours"] = (
+        f"swapped.{kind.lower()}", encoded(PICTURE, kind, icc_profile=SWAPPED), COLORS[..., ::-1],
+    )  # fmt: skip
+SHADE = Image.new("L", (8, 8), 128)
+READ |= {
+    "palette with a profile": (
+        "palette.png", encoded(PALETTE, "PNG", icc_profile=SWAPPED), COLORS[..., ::-1],
+    ),
+    "alpha with a profile": (
+        "alpha.png", encoded(RGBA, "PNG", icc_profile=SWAPPED),
+        np.where(WHITE_LEFT == 255, 255, COLORS[..., ::-1]),
+    ),
+    "grey with a profile of colours": (
+        "grey.png", encoded(SHADE, "PNG", icc_profile=SWAPPED), [128] * 3,
+    ),
+    "grey with a linear profile": (  # half the light is 188 of 255
+        "grey.jpg", encoded(SHADE, "JPEG", icc_profile=LINEAR_GREY), [188] * 3,
+    ),
+    "16-bit grey with a linear profile": (
+        "grey16.png",
+        encoded(Image.new("I;16", (8, 8), 128 * 257), "PNG", icc_profile=LINEAR_GREY), [188] * 3,
+    ),
+    "cmyk with a profile": (
+        "press.jpg",
+        encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", icc_profile=ONE_INK),
+        [255] * 3,
+    ),
+    "cmyk with a profile, full ink": (
+        "press.tif",
+        encoded(Image.new("CMYK", (8, 8), (255, 0, 0, 0)), "TIFF", icc_profile=ONE_INK), [0] * 3,
+    ),
+}  # fmt: skip
+
+WARNED = {  # what: (file name, content, the four colours, reason, remedy)
+    f"{bits} of 16 bits, {kind}": (
+        f"low.{kind.lower()}", encoded(Image.fromarray(DEEP >> 16 - bits), kind), GREY,
+        f"no value above .*: read as {bits} bits", "8 bits a colour",
+    )
+    for bits in (8, 10, 12, 14) for kind in ("PNG", "TIFF")
+}  # fmt: skip
+WARNED |= {
+    "12 of 16 bits a colour": (
+        "low.png", deep_png(WIDE * 16), COLORS // 16, "no value above 4095: read as nearly black",
+        "8 bits a colour",
+    ),
+    "a broken profile": (
+        "broken.png", encoded(PICTURE, "PNG", icc_profile=b"no profile" * 30), COLORS,
+        "colour profile is ignored: cannot open", "in sRGB",
+    ),
+    "half a profile": (
+        "half.jpg", encoded(PICTURE, "JPEG", quality=95, icc_profile=SWAPPED[:300]), COLORS,
+        "colour profile is ignored", "in sRGB",
+    ),
+    "a profile of another kind": (
+        "inks.png", encoded(PICTURE, "PNG", icc_profile=ONE_INK), COLORS,
+        "colour profile is ignored: cannot build", "in sRGB",
+    ),
+    "cmyk with a profile of another kind": (
+        "inks.jpg", encoded(PICTURE.convert("CMYK"), "JPEG", quality=95, icc_profile=SRGB), COLORS,
+        "colour profile is ignored", "in sRGB",
+    ),
+}  # fmt: skip
+
+
+def box(*brands):
+    """The beginning of a file of the family of MP4."""
+    content = b"ftyp" + brands[0] + bytes(4) + b"".join(brands)
+    return struct.pack(">I", 4 + len(content)) + content + bytes(99)
+
+
+def patched(content, place, new):
+    return content[:place] + new + content[place + len(new) :]
+
+
+EPS = encoded(PICTURE, "EPS")
+BMP, DDS = encoded(PICTURE, "BMP"), encoded(PICTURE, "DDS")
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg"/>'
+NO_IMAGE = {  # whole files that are no images: (file name, content, reason, remedy)
+    "postscript named jpg": ("holiday.jpg", EPS, "PostScript.*not an image", "export it as PNG"),
+    "postscript with a preview": ("a.eps", b"\xc5\xd0\xd3\xc6" + bytes(99), "PostScript", "export"),
+    "pdf": ("scan.pdf", b"%PDF-1.7\n", "PDF.*not an image", "pdftoppm"),
+    "wmf": ("clip.wmf", b"\xd7\xcd\xc6\x9a" + bytes(99), "metafile.*not an image", "export"),
+    "emf": ("clip.jpg", b"\1\0\0\0" + bytes(36) + b" EMF", "metafile", "export"),
+    "svg": ("logo.svg", SVG, "SVG.*not an image", "export it as PNG"),
+    "svg in XML": ("l.png", b"\xef\xbb\xbf<?xml?>\n<!-- a -->" + SVG, "SVG.*not an", "export"),
+    "web page": ("page.png", b"\n<!DOCTYPE html><html>" + SVG, "a web page", "download the image"),
+    "web page in capitals": ("p.jpg", b"<HTML><BODY>404", "a web page", "download the image"),
+    "git lfs pointer": (
+        "lfs.jpg", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+        "Git LFS pointer", "git lfs pull",
+    ),
+    "text named jpg": ("text.jpg", "kein Bild: ß".encode(), "text, not an image", "delete it"),
+    "long text": ("text.jpg", "ß".encode() * 3000, "text, not an image", "delete it"),
+    "labels beside the images": ("labels.csv", b"file,label\n", "text, not an image", "move it"),
+    "mp4": ("film.mp4", box(b"isom", b"mp42"), "a video", "ffmpeg"),
+    "mov named jpg": ("IMG_1.jpg", box(b"qt  "), "a video", "ffmpeg"),
+    "old mov": ("old.mov", b"\0\0\0\x08wide\0\0\1\0mdat" + bytes(99), "a video", "ffmpeg"),
+    "avi": ("film.avi", b"RIFF\0\0\1\0AVI LIST" + bytes(99), "a video", "ffmpeg"),
+    "canon raw": ("IMG_1.CR2", b"II*\0\x10\0\0\0CR\2\0" + bytes(99), "RAW", "develop it"),
+    "newer canon raw": ("IMG_1.CR3", box(b"crx ", b"isom"), "RAW", "develop it"),
+    "fuji raw": ("DSCF1.RAF", b"FUJIFILMCCD-RAW 0201" + bytes(99), "RAW", "develop it"),
+    "dng, which is a tiff": (
+        "IMG_1.dng", encoded(PICTURE, "TIFF", tiffinfo={50706: b"\1\4\0\0"}), "RAW", "develop it",
+    ),
+    "a tiff that begins with a small copy": (
+        "DSC_1.NEF", encoded(PICTURE, "TIFF", tiffinfo={254: 1, 330: 8}), "RAW", "develop it",
+    ),
+    "raw known by its name": ("DSC1.arw", b"II*\0\xff\xff\xff\0" + bytes(99), "RAW", "develop it"),
+    "hdf5": ("batch.h5", b"\x89HDF\r\n\x1a\n" + bytes(99), "HDF5", "save its pictures"),
+    "numpy": ("batch.npy", b"\x93NUMPY\1\0" + bytes(99), "NumPy", "save its pictures"),
+    "dicom": ("scan.dcm", bytes(128) + b"DICM" + bytes(9), "DICOM", "save it as PNG"),
+    "jpeg xl": ("new.jxl", b"\xff\x0a" + bytes(99), "JPEG XL.*no decoder", "save it as JPEG"),
+    "zip": ("all.zip", b"PK\3\4" + bytes(99), "an archive", "unpack it"),
+    "bytes": ("x.jpg", bytes(range(256)), "not an image that Pillow can read", "save it as JPEG"),
+    "bmp of an unknown compression": (
+        "a.bmp", patched(BMP, 30, b"\x09"), "a kind of image that Pillow does not read", "as PNG",
+    ),
+    "bmp of odd bits": (
+        "a.bmp", patched(BMP, 28, b"\x0d"), "a kind of image that Pillow does not read", "as PNG",
+    ),
+    "dds of an unknown kind": (
+        "a.dds", patched(DDS, 80, b"\4\0\0\0ZZZZ"), "a kind of image that Pillow", "as PNG",
+    ),
+    "32-bit tiff": (
+        "int32.tif", encoded(Image.fromarray(DEEP.astype(np.int32) * 99), "TIFF"),
+        "more than 16 bits", "8 bits a colour",
+    ),
+    "floating-point tiff": (
+        "float.tif", encoded(Image.fromarray(DEEP.astype(np.float32)), "TIFF"),
+        "floating-point", "8 bits a colour",
+    ),
+}  # fmt: skip
+HEIC = box(b"heic", b"mif1", b"heic")
 BROKEN = {  # what: (file name, content, reason, remedy)
     "empty file": ("empty.jpg", b"", "an empty file", "restore or delete"),
-    "text named jpg": ("text.jpg", b"not a picture", "not an image", SAVE_AGAIN),
-    "web page named png": ("page.png", b"<!DOCTYPE html><html>", "not an image", SAVE_AGAIN),
-    "labels beside the images": ("labels.csv", b"file,label\n", "not an image", "delete it"),
-    "video": ("film.mp4", b"\0\0\0\x18ftypisom" + bytes(99), "not an image", SAVE_AGAIN),
     "heic without a decoder": ("IMG_0002.HEIC", HEIC, "HEIC.*decoder", "pillow-heif"),
     "heic named jpg": ("IMG_0003.jpg", HEIC, "HEIC.*decoder", "pillow-heif"),
     "decompression bomb": (
         "bomb.png", png(20000, 20000, bytes(2501 * 20000)), "too many pixels", "smaller",
-    ),
-    "32-bit tiff": (
-        "int32.tif", encoded(Image.fromarray(DEEP.astype(np.int32) * 99), "TIFF"),
-        "more than 16 bits", SAVE_AGAIN,
-    ),
-    "floating-point tiff": (
-        "float.tif", encoded(Image.fromarray(DEEP.astype(np.float32)), "TIFF"),
-        "floating-point", SAVE_AGAIN,
     ),
     "damaged png": (
         "flipped.png", encoded(PICTURE, "PNG").replace(b"IDAT", b"IDAT\x99", 1), ".", "save it",
@@ -181,6 +369,12 @@ for kind in ("JPEG", "PNG", "GIF", "BMP", "TIFF", *["WEBP"] * features.check("we
     rng = np.random.default_rng(0)
     noise = encoded(Image.fromarray(rng.integers(0, 256, (48, 64, 3), np.uint8)), kind)
     BROKEN[f"truncated {kind}"] = (f"cut.{kind.lower()}", noise[: len(noise) // 2], ".", "restore")
+HAS_AVIF = "avif" in features.get_supported()
+BROKEN["damaged avif"] = (
+    "cut.avif", (encoded(PICTURE, "AVIF") if HAS_AVIF else box(b"avif"))[:150],
+    *(("AVIF, but damaged", "restore") if HAS_AVIF else ("AVIF.*no decoder", "upgrade pillow")),
+)  # fmt: skip
+BROKEN |= NO_IMAGE
 
 
 def make(folder, name="odd.jpg", content=JPEG):
@@ -216,16 +410,63 @@ def written(data):
         return list(csv.DictReader(file))
 
 
+def warnings_of(path, data):
+    return [warning for warning in data.warnings if warning["path"] == printable(path)]
+
+
 @pytest.mark.odd_image
 @pytest.mark.parametrize("what", READ)
 def test_read_right(dataset, what):
     name, content, colors = READ[what]
     path = make(dataset / "a", name, content)
     data = load(dataset, strict=True)
-    assert len(data.images) == 3 and not data.problems
+    assert len(data.images) == 3 and not data.problems and not warnings_of(path, data)
     pixels = data.images[data.paths.index(path)]
     assert np.abs(quadrants(pixels) - np.asarray(colors)).max() <= 12
     assert (pixels == decode_image(path, 32)).all()
+
+
+@pytest.mark.odd_image
+@pytest.mark.parametrize("what", WARNED)
+def test_read_with_a_warning(dataset, what):
+    name, content, colors, reason, remedy = WARNED[what]
+    path = make(dataset / "a", name, content)
+    for data in (load(dataset, strict=True), load(dataset)):  # the second from the cache
+        pixels = data.images[data.paths.index(path)]
+        assert np.abs(quadrants(pixels) - np.asarray(colors)).max() <= 12
+        [warning] = warnings_of(path, data)
+        assert re.search(reason, warning["reason"]) and re.search(remedy, warning["remedy"])
+        assert {"kind": "warning"} | warning in written(data)
+    with pytest.warns(UserWarning, match=f"{re.escape(path)}.*{reason}"):
+        assert (decode_image(path, 32) == pixels).all()
+
+
+def test_a_whole_file_is_not_to_be_restored():
+    """The remedy for what is no damaged image never says so."""
+    for _, _, _, remedy in NO_IMAGE.values():
+        assert "restore" not in remedy
+    assert not set(FORMATS) & {"EPS", "WMF", "MPEG", "HDF5", "GRIB", "BUFR", "FPX", "MIC", "PDF"}
+
+
+@pytest.mark.odd_image
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in is a shell script")
+@pytest.mark.parametrize("name", ["holiday.jpg", "drawing.eps"])
+def test_no_content_starts_another_program(dataset, tmp_path, monkeypatch, name):
+    mark, program = tmp_path / "mark", tmp_path / "bin" / "gs"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ntouch '{mark}'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None, raising=False)
+    path = make(dataset / "a", name, EPS)
+    with pytest.raises(OSError), Image.open(path) as image:  # what Pillow does by itself
+        image.load()
+    assert mark.exists(), "otherwise the stand-in proves nothing"
+    mark.unlink()
+    with pytest.raises(ValueError, match="PostScript drawing"):
+        decode_image(path, 32)
+    check_listed(load(dataset), dataset, path, "PostScript", "export")
+    assert not mark.exists()
 
 
 @pytest.mark.odd_image
@@ -311,6 +552,21 @@ def test_a_pipe_does_not_block(dataset):
     os.mkfifo(dataset / "a" / "pipe.jpg")
     path = str(dataset / "a" / "pipe.jpg")
     check_listed(load(dataset), dataset, path, "neither a file nor a folder", "delete it")
+    with pytest.raises(ValueError, match=r"pipe\.jpg: neither a file nor a folder: save the image"):
+        decode_image(path, 32)
+
+
+@pytest.mark.odd_image
+@pytest.mark.parametrize("kind", ["folder", "device"])
+def test_what_is_no_file_is_no_image(tmp_path, kind):
+    if kind == "device" and not os.path.exists("/dev/zero"):
+        pytest.skip("no such device here")
+    path, says = {
+        "folder": (tmp_path, "a folder, not an image: give the images in it"),
+        "device": ("/dev/zero", "neither a file nor a folder"),
+    }[kind]
+    with pytest.raises(ValueError, match=f"{re.escape(str(path))}: {says}"):
+        decode_image(path, 32)
 
 
 @pytest.mark.odd_image
