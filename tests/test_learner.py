@@ -1,6 +1,7 @@
-"""Teaching: learner's copies, checking cells, and links that lead both ways."""
+"""Teaching: learner's copies, what a learner is shown, and links that lead both ways."""
 
 import ast
+import logging
 import re
 from pathlib import Path
 from urllib.parse import unquote
@@ -8,7 +9,8 @@ from urllib.parse import unquote
 import nbformat
 import pytest
 
-from workbook import ROOT, exercises, learner
+from workbook import ROOT, learner, settings
+from workbook.start import tf
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 MODULES = [ROOT / "siamese_utils.py", *sorted((ROOT / "workbook").glob("*.py"))]
@@ -32,60 +34,50 @@ def test_learner_copies_hold_everything_but_solutions_and_outputs(tmp_path):
         assert [cell.id for cell in copy.cells] == kept
         code = [cell for cell in copy.cells if cell.cell_type == "code"]
         assert not any(cell.outputs or cell.execution_count for cell in code)
+        (about,) = [c.source for c in copy.cells if c.source.startswith("## Exercises")]
+        assert "checking cell" in about and "solution" not in about
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("Type. Under each is the solution; `make` has none. ([x](y.py))", "Type. ([x](y.py))"),
+        ("Type, then check. The solutions are below. Good luck.", "Type, then check. Good luck."),
+        ("Type, then check.", "Type, then check."),
+    ],
+)
+def test_a_copy_says_nothing_of_solutions(text, kept):
+    cells = [nbformat.v4.new_markdown_cell(f"## {name}\n{text}") for name in ("Exercises", "Other")]
+    copy = learner.learner_copy(nbformat.v4.new_notebook(cells=cells))
+    assert [cell.source for cell in copy.cells] == [f"## Exercises\n{kept}", f"## Other\n{text}"]
+
+
+# ------------------------------------------------------------------------ what a learner is shown
+
+
+def test_question_marks_print_plain_text_without_the_path(capsys):
+    colored = "\x1b[31mSignature:\x1b[39m f(x)\n\x1b[1;34mDocstring:\x1b[0m y\nFile: /home/me/f.py"
+    settings.show_in_place(None, {"text/plain": colored})
+    assert capsys.readouterr().out.splitlines() == ["Signature: f(x)", "Docstring: y", ""]
+
+
+def test_tensorflow_warns_but_not_of_retracing():
+    logger, received = tf.get_logger(), []
+    handler = logging.Handler()
+    handler.emit = lambda record: received.append(record.getMessage())
+    logger.addHandler(handler)
+    try:
+        logger.warning("5 out of the last 11 calls to %s triggered tf.function retracing.", "f")
+        logger.warning("something else")
+    finally:
+        logger.removeHandler(handler)
+    assert received == ["something else"]
 
 
 def test_the_notebooks_themselves_are_not_touched(tmp_path):
     before = {path: path.read_bytes() for path in NOTEBOOKS}
     learner.write_copies(tmp_path)
     assert {path: path.read_bytes() for path in NOTEBOOKS} == before
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
-def test_each_exercise_has_a_blank_a_hidden_solution_and_a_check_that_passed(path):
-    blanks, solutions, checks = (cells(path, tag) for tag in ("exercise", "solution", "check"))
-    assert 2 <= len(blanks) == len(solutions) == len(checks) <= 3
-    for blank, solution, check in zip(blanks, solutions, checks):
-        name, _, value = blank.source.partition(" = ")
-        assert value.startswith("..."), "the blank is not filled in"
-        assert re.search(rf"^{name} = ", solution.source, re.MULTILINE)
-        assert solution.metadata["jupyter"]["source_hidden"] and not solution.outputs
-        assert re.search(rf"exercises\.check\(\s*{name},", check.source)
-        assert check.outputs[0].text.endswith("Right.\n")
-    assert cells(path, "prediction"), "a question before an answer"
-
-
-# ------------------------------------------------------------------------- the checking function
-
-
-@pytest.mark.parametrize(
-    ("answer", "expected", "right"),
-    [
-        (3, 3, True),
-        (3, 4, False),
-        (0.1 + 0.2, 0.3, True),
-        ([1, 2], (1, 2), True),
-        ([1, 2], 1, False),
-        ("hard", "hard", True),
-        ("easy", "hard", False),
-        (4, lambda answer: answer % 2 == 0, True),
-        (5, lambda answer: answer % 2 == 0, False),
-    ],
-)
-def test_check_tells_right_from_wrong(capsys, answer, expected, right):
-    exercises.check(answer, expected, "Try this.")
-    assert capsys.readouterr().out == ("Right.\n" if right else "Not yet. Try this.\n")
-
-
-def test_an_unanswered_exercise_is_said_to_be_so_and_does_not_raise(capsys):
-    exercises.check(..., lambda answer: answer.missing, "x")
-    assert "Not answered yet" in capsys.readouterr().out
-
-
-def test_reveal_shows_the_guess_or_that_none_was_made(capsys):
-    exercises.reveal(..., 1234567)
-    exercises.reveal(0.25, 0.5)
-    lines = ["it is 1,234,567; your guess: none", "it is 0.500; your guess: 0.25"]
-    assert capsys.readouterr().out.splitlines() == lines
 
 
 # ------------------------------------------------------------------------------- links both ways
@@ -146,11 +138,17 @@ def test_the_named_section_exists_and_leads_back(module, function, number, secti
     assert re.search(rf"\b{function}\b", text), f"{section} does not mention {function}"
 
 
-def slug(heading):
-    return heading.lstrip("# ").replace("`", "").replace(" ", "-")
+def anchors(path):
+    """What may stand behind `#` in a link to a page (as GitHub makes it) or notebook (Jupyter)."""
+    if path.suffix == ".ipynb":
+        lines = "\n".join(c.source for c in cells(path) if c.cell_type == "markdown").splitlines()
+        headings = [line for line in lines if line.startswith("#")]
+        return {line.lstrip("# ").replace("`", "").replace(" ", "-") for line in headings}
+    headings = re.findall("^#+ (.+)", path.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", line).lower().replace(" ", "-") for line in headings}
 
 
-PAGES = [*sorted((ROOT / "docs").glob("*.md")), *NOTEBOOKS]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *NOTEBOOKS]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
@@ -158,15 +156,13 @@ def test_links_between_pages_notebooks_and_modules_lead_somewhere(page):
     text = page.read_text("utf-8")
     if page.suffix == ".ipynb":
         text = "\n".join(c.source for c in cells(page) if c.cell_type == "markdown")
-    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
-    assert links
-    for link in links:
+        assert "](../" in text or ".ipynb)" in text, "otherwise the pattern below finds nothing"
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
         file, _, anchor = unquote(link).partition("#")
-        target = (page.parent / file).resolve()
-        assert target.is_file(), link
-        if anchor:
-            lines = [c.source.splitlines() for c in cells(target) if c.cell_type == "markdown"]
-            assert anchor in {slug(s) for part in lines for s in part if s[:1] == "#"}, link
+        if "://" not in link:
+            target = (page.parent / file).resolve() if file else page
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
 
 
 def test_images_in_pages_carry_a_text():

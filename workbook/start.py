@@ -30,5 +30,8 @@ with _quiet_start():
     import tensorflow as tf
 
     GPUS = tf.config.list_physical_devices("GPU")
+# a small folder is embedded in one or two batches by each of many models: TensorFlow takes them for
+# one function that is traced again and again, and warns at length
+tf.get_logger().addFilter(lambda record: "retracing" not in record.getMessage())
 
 __all__ = ["GPUS", "keras", "tf"]
