@@ -52,6 +52,12 @@ def test_a_copy_says_nothing_of_solutions(text, kept):
     assert [cell.source for cell in copy.cells] == [f"## Exercises\n{kept}", f"## Other\n{text}"]
 
 
+def test_the_notebooks_themselves_are_not_touched(tmp_path):
+    before = {path: path.read_bytes() for path in NOTEBOOKS}
+    learner.write_copies(tmp_path)
+    assert {path: path.read_bytes() for path in NOTEBOOKS} == before
+
+
 # ------------------------------------------------------------------------ what a learner is shown
 
 
@@ -74,12 +80,6 @@ def test_tensorflow_warns_but_not_of_retracing():
     assert received == ["something else"]
 
 
-def test_the_notebooks_themselves_are_not_touched(tmp_path):
-    before = {path: path.read_bytes() for path in NOTEBOOKS}
-    learner.write_copies(tmp_path)
-    assert {path: path.read_bytes() for path in NOTEBOOKS} == before
-
-
 # ------------------------------------------------------------------------------- links both ways
 
 
@@ -88,12 +88,17 @@ def plain(text):
     return re.sub(r"^[#\d.\s]+", "", text).replace("`", "").replace("×", "x").strip()
 
 
+def prose(cell):
+    """The lines of a Markdown cell without its code, whose comments look like headings."""
+    return re.sub(r"^```.*?^```", "", cell.source, flags=re.MULTILINE | re.DOTALL).splitlines()
+
+
 def sections(path):
     """{heading: all text of its section}; a paragraph that begins in bold counts as a heading."""
     found, name = {}, None
     for cell in cells(path):
         if cell.cell_type == "markdown":
-            for line in cell.source.splitlines():
+            for line in prose(cell):
                 bold = re.match(r"\*\*([\w ]+)\*\*", line)
                 if line.startswith("#") or bold:
                     name = plain(bold[1] if bold else line)
@@ -141,7 +146,7 @@ def test_the_named_section_exists_and_leads_back(module, function, number, secti
 def anchors(path):
     """What may stand behind `#` in a link to a page (as GitHub makes it) or notebook (Jupyter)."""
     if path.suffix == ".ipynb":
-        lines = "\n".join(c.source for c in cells(path) if c.cell_type == "markdown").splitlines()
+        lines = [line for c in cells(path) if c.cell_type == "markdown" for line in prose(c)]
         headings = [line for line in lines if line.startswith("#")]
         return {line.lstrip("# ").replace("`", "").replace(" ", "-") for line in headings}
     headings = re.findall("^#+ (.+)", path.read_text("utf-8"), re.MULTILINE)
