@@ -1,10 +1,10 @@
 """The method: triplets, the embedding model, the Siamese network, its training. Read it top down.
 
-Images are RGB 0..255, shape (height, width, 3); the only place that rescales them is inside the
-embedding model. Distances are squared Euclidean. Notebooks 2 and 3 explain each piece and link to
-it; what stands around the method (data, mining, caches, plots, evaluation) is in `workbook/`.
+Images are RGB 0..255, (height, width, 3), and rescaled inside the embedding model alone. Distances
+are squared Euclidean. Notebooks 2 and 3 explain each piece; what is around it is in `workbook/`.
 """
 
+import copy
 import time
 import warnings
 
@@ -46,8 +46,7 @@ def close_distance_triplets(embeddings, labels):
 
     embeddings (n, dim), labels (n,) -> (pairs, 3) int64 (anchor i, positive j, negative), ordered
     by i, then j; ties go to the lowest index. Distances in float64. Raises ValueError if no
-    triplet exists, or for an embedding that is not finite.
-    Explained in notebook 02, "The close-distance rule"; measured in notebook 06.
+    triplet exists, or for NaN. Explained in notebook 02, "The close-distance rule"; see also 06.
     """
     x, labels = np.asarray(embeddings, np.float64), checked_labels(labels, len(embeddings))
     if not np.isfinite(x).all():
@@ -235,8 +234,10 @@ class TripletModel(keras.Model):
         if any(options.get(name) is not None for name in ("sample_weight", "class_weight")):
             raise ValueError(NO_WEIGHTS)
         if hasattr(x, "set_epoch"):
-            tell = keras.callbacks.LambdaCallback(on_epoch_begin=lambda e, _: x.set_epoch(e))
-            callbacks = [tell, callbacks or []]
+            if options.get("validation_data") is x:
+                options["validation_data"] = copy.copy(x)  # stays at one epoch
+            tell = lambda epoch, logs: x.set_epoch(epoch)  # noqa: E731
+            callbacks = [keras.callbacks.LambdaCallback(on_epoch_begin=tell), callbacks or []]
         return super().fit(x, *rest, callbacks=callbacks, **options)
 
     def export(self, *_, **__):

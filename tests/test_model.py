@@ -1,6 +1,7 @@
 """The embedding model, the Siamese network, the training loop, saving and the trunk's cache."""
 
 import os
+import warnings
 
 import keras
 import numpy as np
@@ -244,9 +245,7 @@ def test_trunk_cache_does_not_depend_on_how_many_models_were_built(tmp_path):
     for _ in range(2):  # Keras numbers the names that are not given
         keras.utils.set_random_seed(0)
         embedding = su.build_embedding_model((32, 32, 3), weights=None)
-        trunk_features(
-            su.split_at_freeze_point(embedding)[0], np.zeros((1, 32, 32, 3)), tmp_path
-        )
+        trunk_features(su.split_at_freeze_point(embedding)[0], np.zeros((1, 32, 32, 3)), tmp_path)
     assert len(list(tmp_path.glob("trunk-*.npy"))) == 1
 
 
@@ -305,3 +304,176 @@ def test_trunk_overflow_in_float16_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="float32"):
         trunk_features(trunk, np.ones((3, 2, 2, 3), np.float32), tmp_path)
     assert not list(tmp_path.glob("*.npy"))
+
+
+# ------------------------------------------------------------------------- batches and epochs
+
+VECTORS = np.random.default_rng(1).normal(size=(24, 6)).astype(np.float32)
+A, P, N = np.split(VECTORS, 3)
+
+
+def dense(kind, **options):
+    """A compiled `SiameseModel` of that kind of mining, or a plain one, over one dense layer."""
+    keras.utils.set_random_seed(0)
+    tail = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4, **options)])
+    model = su.SiameseModel(tail) if kind == "plain" else MinedSiameseModel(tail, mining=kind)
+    model.compile(keras.optimizers.SGD(0.1))
+    return model
+
+
+def one_batch(*data):
+    return tf.data.Dataset.from_tensors(data)
+
+
+TRIPLET = r"a batch is \(\(anchor, positive, negative\),\).*"
+WRONG = {  # (kind of model, what is passed, what the error says)
+    "no outer tuple": ("plain", [one_batch(A, P, N)], TRIPLET),
+    "no outer tuple, of two": ("plain", [one_batch(A[:2], P[:2], N[:2])], TRIPLET),
+    "no outer tuple, mining None": (None, [one_batch(A, P, N)], TRIPLET),
+    "two of three": ("plain", [one_batch((A, P))], TRIPLET),
+    "unequal": ("plain", [one_batch((A, P, N[:2]))], TRIPLET),
+    "images alone": ("plain", [VECTORS], TRIPLET),
+    "labels without mining": ("plain", [VECTORS, LABELS], TRIPLET + "MinedSiameseModel"),
+    "labels, mining None": (None, [VECTORS, LABELS], TRIPLET),
+    "mining without labels": ("hard", [VECTORS], r"mining='hard' a batch is \(images, labels\)"),
+    "triplets, mining": ("hard", [one_batch((A, P, N))], "are for mining=None"),
+    "triplets without outer tuple, mining": ("hard", [one_batch(A, P, N)], "are for mining=None"),
+    "words": ("hard", [VECTORS, LABELS.astype(str)], r"np\.unique\(labels"),
+    "words in a dataset": ("hard", [one_batch(VECTORS, LABELS.astype(str))], r"np\.unique\(lab"),
+    "one-hot": ("hard", [VECTORS, np.eye(6)[LABELS]], r"labels\.argmax\(1\)"),
+    "one-hot in a dataset": ("hard", [one_batch(VECTORS, np.eye(6)[LABELS])], r"labels\.argmax"),
+    "fractions": ("hard", [VECTORS, LABELS / 2], "a whole number"),
+    "fewer labels": ("hard", [one_batch(VECTORS, LABELS[:8])], "8 labels for 24 images"),
+}
+
+
+@pytest.mark.parametrize("eager", [False, True], ids=["compiled", "eager"])
+def test_what_is_no_batch_is_refused_and_the_error_says_what_to_pass(eager):
+    for name, (kind, data, message) in WRONG.items():
+        model = dense(kind)
+        model.run_eagerly = eager
+        with pytest.raises(ValueError, match=message) as caught:
+            model.fit(*data, verbose=0, shuffle=False)
+        assert caught, name
+
+
+@pytest.mark.parametrize("kind, data", [("plain", [[A, P, N]]), ("hard", [VECTORS, LABELS])])
+def test_weights_are_refused(kind, data):
+    weights = np.ones(24 if kind == "hard" else 8)
+    for options in ({"sample_weight": weights}, {"class_weight": dict.fromkeys(range(6), 1)}):
+        with pytest.raises(ValueError, match="sample_weight and class_weight have no meaning"):
+            dense(kind).fit(*data, verbose=0, **options)
+    if kind == "hard":
+        with pytest.raises(ValueError, match="sample_weight and class_weight have no meaning"):
+            dense(kind).evaluate(*data, sample_weight=weights, verbose=0)
+
+
+def test_labels_in_a_column_train_as_labels_in_a_row():
+    fits = [LABELS, LABELS[:, None], LABELS.astype(float)]
+    losses = [dense("all").fit(VECTORS, y, epochs=2, verbose=0).history["loss"] for y in fits]
+    assert losses[0] == losses[1] == losses[2]
+    columns = one_batch(VECTORS, LABELS[:, None])
+    found = dense("all").evaluate(columns, verbose=0)
+    assert found == dense("all").evaluate(VECTORS, LABELS, batch_size=24, verbose=0)
+
+
+@pytest.mark.parametrize("kind", ["plain", None, "all"])
+def test_regularisers_are_minimised_and_logged(kind):
+    same = np.ones_like(VECTORS)  # no difference: the loss is the margin, and has no slope
+    data = [same, LABELS] if kind == "all" else [[same[:8]] * 3]
+    model = dense(kind, kernel_regularizer=keras.regularizers.L2(0.03), use_bias=False)
+    (kernel,) = model.get_weights()
+    logs = model.fit(*data, batch_size=24, verbose=0).history
+    assert logs["loss"][0] == pytest.approx(0.5 + 0.03 * (kernel**2).sum(), rel=1e-5)
+    np.testing.assert_allclose(model.get_weights()[0], kernel * (1 - 0.1 * 2 * 0.03), rtol=1e-5)
+
+
+NUMBERS = np.arange(24, dtype=np.float32)[:, None]  # images that tell which they are
+
+
+def drawn(epoch):
+    return pk_batches(LABELS, 3, 2, seed=epoch)
+
+
+def recorded(base, arguments):
+    """A model that learns nothing, and keeps the batches that it meets, and which are for what."""
+
+    class Recorded(base):
+        def triplet_loss(self, data, training):
+            parts = [data[0]] if self.has_labels else data[0]
+            numbers = np.stack([np.ravel(part) for part in parts], -1).squeeze()
+            self.seen[training].append(numbers.astype(int).tolist())
+            return super().triplet_loss(data, training)
+
+    model = Recorded(keras.Sequential([keras.Input((1,)), keras.layers.Dense(2)]), **arguments)
+    model.has_labels, model.seen = "mining" in arguments, {True: [], False: []}
+    model.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
+    return model
+
+
+@pytest.mark.parametrize("kind", ["plain", "mined"])
+def test_a_batch_depends_on_the_epoch_that_keras_is_in(kind):
+    if kind == "plain":
+        model = recorded(su.SiameseModel, {})
+        sample = lambda epoch: drawn(epoch).reshape(4, 2, 3)  # noqa: E731
+    else:
+        model, sample = recorded(MinedSiameseModel, {"mining": "all"}), drawn
+    batches, watched = (IndexBatches(NUMBERS, LABELS, sample) for _ in range(2))
+    of_epochs = lambda *epochs: [b for e in epochs for b in sample(e).tolist()]  # noqa: E731
+
+    def met(function, *data, **options):
+        model.seen = {True: [], False: []}
+        result = function(*data, verbose=0, **options)
+        return result, model.seen[True], model.seen[False]
+
+    options = {"epochs": 3, "shuffle": False}
+    _, trained, _ = met(model.fit, batches, **options)
+    assert trained == of_epochs(0, 1, 2), "from epoch 0 on"
+    _, trained, _ = met(model.fit, batches, initial_epoch=2, **options | {"epochs": 4})
+    assert trained == of_epochs(2, 3)
+    stop = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: setattr(model, "stop_training", True)
+    )
+    met(model.fit, batches, callbacks=stop, **options)
+    _, trained, _ = met(model.fit, batches, **options)
+    assert trained == of_epochs(0, 1, 2), "also after one that was stopped"
+
+    for validation in (watched, batches):  # its own batches too
+        batches.set_epoch(0)
+        fit, trained, tested = met(model.fit, batches, validation_data=validation, **options)
+        assert trained == of_epochs(0, 1, 2) and tested == of_epochs(0, 0, 0)
+        assert len(set(fit.history["val_loss"])) == 1, "a target that stands still"
+    one, *_ = met(model.evaluate, watched)
+    two, _, tested = met(model.evaluate, watched)
+    assert one == two and tested == of_epochs(0)
+
+
+# --------------------------------------------------------------------------------- what is embedded
+
+
+def test_no_image_gives_no_embedding_of_the_right_size(images):
+    embedding = small_embedding()
+    for none in (su.embed(embedding, images[:0]), su.embed(embedding, images, rows=[])):
+        assert none.shape == (0, 8) and none.dtype == np.float32
+
+
+def test_images_in_0_to_1_warn_once(images):
+    embedding = small_embedding()
+    with pytest.warns(
+        UserWarning, match=r"images in 0\.\.1: an embedding model takes 0\.\.255"
+    ) as w:
+        su.embed(embedding, images / 255, batch_size=4)
+    assert len(w) == 1
+    _, tail = su.split_at_freeze_point(embedding)
+    features = np.random.default_rng(0).random((4, *tail.input_shape[1:]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        su.embed(embedding, images)
+        su.embed(embedding, 0 * images)  # black
+        su.embed(tail, features)
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 1), (64, 64), (64, 64, 4)])
+def test_resnet50_takes_colour_and_says_what_to_do_with_grey(shape):
+    with pytest.raises(ValueError, match=r"takes RGB, not .*np\.repeat\(grey, 3, axis=-1\)"):
+        su.build_embedding_model(shape, weights=None)

@@ -3,7 +3,6 @@
 Explained in notebook 02; several devices in notebook 06.
 """
 
-import copy
 import re
 
 import numpy as np
@@ -297,8 +296,6 @@ class MinedSiameseModel(SiameseModel):
     def fit(self, x=None, y=None, *rest, **options):
         """Keras's; a step that meets NaN or infinity raises FloatingPointError, and says where."""
         y = y if y is None else checked_numbers(y)
-        if hasattr(x, "set_epoch") and options.get("validation_data") is x:
-            options["validation_data"] = copy.copy(x)  # which stays at one epoch
         place = _Place()
         options["callbacks"] = [place, options.get("callbacks") or []]
         try:
