@@ -6,10 +6,12 @@ Explained in notebook 03, "The model of this run".
 import contextlib
 import re
 import socket
+import traceback
+import warnings
 from collections import Counter
 
 import siamese_utils as su
-from workbook.downloads import TIMEOUT
+from workbook import downloads
 from workbook.efficientnet_lite import efficientnet_lite0
 from workbook.mining import synchronize_batch_norm
 from workbook.start import keras, tf
@@ -93,7 +95,8 @@ def _from_keras(name, weights, input_shape):
     """A model of `keras.applications` with its preprocessing inside, and where to train it from."""
     module, train_from = next(about for start, about in FAMILIES.items() if name.startswith(start))
     try:
-        with _time_limit():
+        with _time_limit(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`input_shape` is undefined")  # as it shall be
             if name == "ResNet50":
                 return su.resnet50(input_shape, weights), train_from
             image = keras.Input(input_shape, name="image")
@@ -105,20 +108,29 @@ def _from_keras(name, weights, input_shape):
         if weights != "imagenet":
             raise
         raise FileNotFoundError(
-            f"the ImageNet weights of {name} could not be had: {error}. Keras keeps such files in "
-            "~/.keras/models; a damaged one there is to be deleted. Without a network: "
-            "SIAMESE_BACKBONE=EfficientNetLite0, whose weights are installed with the workbook; or "
-            "SIAMESE_WEIGHTS=none for random weights; or SIAMESE_PRESET=quick"
+            f"the ImageNet weights of {name} could not be had: {_file_asked_for(error)}: {error}. "
+            "Keras keeps such files in ~/.keras/models; a damaged one there is to be deleted. "
+            "Without a network: SIAMESE_BACKBONE=EfficientNetLite0, whose weights are installed "
+            "with the workbook; or SIAMESE_WEIGHTS=none for random weights; or SIAMESE_PRESET=quick"
         ) from error
     _renumber(model)
     return model, train_from.format(model.name)
+
+
+def _file_asked_for(error):
+    """The address or path of the file that Keras was after: not all of its errors say so."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        for name in ("origin", "weights_path"):  # of `keras.utils.get_file`, of a model's function
+            if name in frame.f_locals:
+                return frame.f_locals[name]
+    return "its file"
 
 
 @contextlib.contextmanager
 def _time_limit():
     """Keras waits for ever for a server that has gone silent; within this, half a minute."""
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT)
+    socket.setdefaulttimeout(downloads.TIMEOUT)
     try:
         yield
     finally:
@@ -131,7 +143,8 @@ def _renumber(model):
     Else TRAIN_FROM and the key of the trunk's kept output would depend on what was built before.
     """
     counts = Counter()
-    for layer in model.layers:
+    within = model._flatten_layers(include_self=False)  # also those of a stem
+    for layer in dict.fromkeys([*model.operations, *within]):
         made_up = re.sub(r"_\d+$", "", layer.name)  # the kind of layer, as in "conv2d", "re_lu"
         if made_up.replace("_", "") == type(layer).__name__.lower():
             layer.name = f"{made_up}_{counts[made_up]}"
