@@ -6,6 +6,7 @@ import io
 import os
 import re
 import struct
+import subprocess
 import tempfile
 import zlib
 from pathlib import Path
@@ -73,10 +74,11 @@ def black_above_white(width, height):
     )
 
 
-def deep_png(colors, clear=None):
-    """A PNG of 16 bits a colour, from (h, w, 3) integers; `clear`: the transparent colour."""
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in colors)
-    return png(*colors.shape[1::-1], rows, 16, 2, clear and struct.pack(">3H", *clear))
+def deep_png(pixels, clear=()):
+    """A PNG of 16 bits a colour, (h, w) or (h, w, 3); `clear`: what is transparent in it."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    color = 2 if pixels.ndim == 3 else 0
+    return png(*pixels.shape[1::-1], rows, 16, color, np.array(clear, ">u2").tobytes())
 
 
 def tiff(grey, bits=16, black=1):
@@ -151,12 +153,10 @@ READ = {  # what: (file name, content, the four colours)
     "16-bit tiff whose white is 0": ("inverse.tif", tiff(65535 - DEEP, black=0), GREY),
     "12-bit tiff": ("raw.tif", tiff(DEEP >> 4, bits=12), GREY),
     "16-bit png, 0 is transparent": (
-        "hole.png", encoded(Image.fromarray(HALF_CLEAR), "PNG", transparency=0),
-        np.where(WHITE_LEFT == 255, 255, GREY),
+        "hole.png", deep_png(HALF_CLEAR, [0]), np.where(WHITE_LEFT == 255, 255, GREY),
     ),
     "16-bit png, one grey is transparent": (
-        "mist.png",
-        encoded(Image.fromarray(np.maximum(HALF_CLEAR, 900)), "PNG", transparency=900),
+        "mist.png", deep_png(np.maximum(HALF_CLEAR, 900), [900]),
         np.where(WHITE_LEFT == 255, 255, GREY),
     ),
     "16 bits a colour": ("rgb16.png", deep_png(WIDE * 257), COLORS),
@@ -334,7 +334,7 @@ NO_IMAGE = {  # whole files that are no images: (file name, content, reason, rem
     "dicom": ("scan.dcm", bytes(128) + b"DICM" + bytes(9), "DICOM", "save it as PNG"),
     "jpeg xl": ("new.jxl", b"\xff\x0a" + bytes(99), "JPEG XL.*no decoder", "save it as JPEG"),
     "zip": ("all.zip", b"PK\3\4" + bytes(99), "an archive", "unpack it"),
-    "bytes": ("x.jpg", bytes(range(256)), "not an image that Pillow can read", "save it as JPEG"),
+    "bytes": ("x.jpg", b"\xfe\1" * 99, "not an image that Pillow can read", "save it as JPEG"),
     "bmp of an unknown compression": (
         "a.bmp", patched(BMP, 30, b"\x09"), "a kind of image that Pillow does not read", "as PNG",
     ),
@@ -619,8 +619,10 @@ def test_without_permission(name):
             assert len(load(dataset, strict=True).images) == 3, "once allowed, it is read"
 
 
-def test_everything_at_once_and_nothing_uncounted(dataset):
-    """As many files on the disk as images, problems and hidden files together."""
+def test_everything_at_once_and_nothing_uncounted(dataset, monkeypatch):
+    """As many files on the disk as images, problems and hidden files; no program is started."""
+    started = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **options: started.append(args))
     for i, (name, content, _) in enumerate(READ.values()):
         with contextlib.suppress(pytest.skip.Exception):
             make(dataset / "a" / f"{i}", name, content)
@@ -631,7 +633,7 @@ def test_everything_at_once_and_nothing_uncounted(dataset):
     data = load(dataset)
     files = sum(len(names) for _, _, names in os.walk(dataset))
     assert files == len(data.images) + len(data.problems) + 3
-    assert len(data.problems) == len(BROKEN)
+    assert len(data.problems) == len(BROKEN) and not started
     assert [note["reason"] for note in data.warnings if "hidden" in note["reason"]] == [
         "3 hidden files or folders left aside: .DS_Store, ._x.jpg, Thumbs.db"
     ]

@@ -246,7 +246,7 @@ def _what_box(head):
     end = min(int.from_bytes(head[:4], "big"), 256)
     brands = {head[i : i + 4] for i in range(8, end, 4)}
     if brands & {b"avif", b"avis"}:
-        if features.check("avif"):
+        if "avif" in features.get_supported():
             return "AVIF, but damaged", _RESTORE
         return "AVIF, and this Pillow has no decoder", "pip install --upgrade pillow"
     if any(brand[:3] in (b"hei", b"hev", b"mif", b"msf") for brand in brands):
