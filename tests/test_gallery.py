@@ -292,8 +292,12 @@ def test_bad_input_is_named(gallery, model, folder):
         gallery.identify(np.ones((16, 16, 3)))
     with pytest.raises(ValueError, match=r"notes\.txt: .*not an image"):
         gallery.add([folder / "red" / "0 é.png", folder / "red" / "notes.txt"], ["red", "red"])
-    with pytest.raises(FileNotFoundError, match=r"absent\.png"):
+    with pytest.raises(FileNotFoundError, match=r"absent\.png: no such file"):
         gallery.identify("absent.png")
+    if hasattr(os, "mkfifo"):  # a pipe, which would be waited for
+        os.mkfifo(folder / "pipe.png")
+        with pytest.raises(ValueError, match=r"pipe\.png"):
+            gallery.identify(folder / "pipe.png")
     with pytest.raises(IsADirectoryError, match=r"red is a folder, not a picture: give the"):
         gallery.identify(folder / "red")
     with pytest.raises(ValueError, match=r"'a\.png' is one path: give a list"):

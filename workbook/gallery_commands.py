@@ -27,12 +27,6 @@ def build(model, images, folder):
     images = Path(images).expanduser().resolve()
     data = load_images(images, gallery.size, cache_dir=read_config().runs / "cache")
     names = [data.class_names[label] for label in data.labels]
-    if "unknown" in names:
-        place = Path(data.paths[names.index("unknown")]).parent
-        raise ValueError(
-            f'{printable(place)}: "unknown" is what a stranger is called, so no class can have '
-            "that name: rename the folder"
-        )
     gallery.add_embeddings(embed(gallery.model, data.images), names, data.paths)
     gallery.fit_threshold()
     gallery.save(folder)

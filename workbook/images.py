@@ -105,12 +105,17 @@ def load_images(
     (default: `<root>/runs/cache`); `report.csv` is beside it. What cannot be read is listed in
     `.problems`, or raised as ValueError with `strict=True`. Raises FileNotFoundError for a missing
     folder or a failed download, ValueError for a folder that can be read in two ways or without two
-    classes of images, OSError for a full disk. Explained in notebook 01.
+    classes of images, or with one called "unknown", OSError for a full disk. Explained in notebook 01.
     """
     data_home, cache_dir = Path(data_home or ROOT / "data"), Path(cache_dir or ROOT / "runs/cache")
     if str(dataset) == "toys" and layout == "auto":
         return _load_toys(size, seed, cache_dir)
     found = list_images(dataset, data_home, layout)
+    for path in (path for path, _, name in found.entries if name == "unknown"):
+        raise ValueError(
+            f'{printable(Path(path).parent)}: "unknown" is what a gallery calls a stranger, so no '
+            "class can have that name: rename the folder"
+        )
     cache = _decode_all([path for path, _, _ in found.entries], size, cache_dir)
     images, results = _read_cache(cache, size)
     entries, hashes, problems, notes = [], [], found.problems, found.warnings
