@@ -104,8 +104,9 @@ def load_images(
     Files are decoded and resized once, in parallel, into a memory-mapped array under `cache_dir`
     (default: `<root>/runs/cache`); `report.csv` is beside it. What cannot be read is listed in
     `.problems`, or raised as ValueError with `strict=True`. Raises FileNotFoundError for a missing
-    folder or a failed download, ValueError for a folder that can be read in two ways or without two
-    classes of images, or with one called "unknown", OSError for a full disk. Explained in notebook 01.
+    folder or a failed download, ValueError for a folder that can be read in two ways, without two
+    classes of images or with one called "unknown", OSError for a full disk. Explained in notebook
+    01.
     """
     data_home, cache_dir = Path(data_home or ROOT / "data"), Path(cache_dir or ROOT / "runs/cache")
     if str(dataset) == "toys" and layout == "auto":
