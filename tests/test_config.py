@@ -46,7 +46,8 @@ def test_variables_and_keywords(monkeypatch, tmp_path):
         ("PRESET", "fast", "quick | full"),
         ("DATASET", "toyz", "toys | grocery | caltech101 | lfw | an existing folder"),
         ("WEIGHTS", "imagenet21k", "imagenet | none | an existing .h5 file"),
-        ("BACKBONE", "VGG16", "ResNet50 | an existing .keras file"),
+        ("BACKBONE", "VGG17", "ResNet50 | EfficientNetLite0 | ConvNeXtBase | "),
+        ("BACKBONE", "NASNetMobile", "VGG19 | Xception | an existing .keras file"),
         ("SIZE", "big", "positive whole number"),
         ("COLOUR", "1", "SIAMESE_SEED"),
     ],
@@ -58,10 +59,60 @@ def test_a_wrong_value_lists_the_valid_ones(monkeypatch, name, value, valid):
     assert valid in str(error.value) and value in str(error.value) + value * (name == "COLOUR")
 
 
-def test_imagenet_weights_without_a_network_name_the_file_and_the_way_out(monkeypatch):
-    def refuse(*args, **kwargs):
-        raise OSError("no route to host")
+def test_imagenet_weights_without_a_network_name_the_file_and_the_way_out(monkeypatch, tmp_path):
+    def fetch(*args, **kwargs):  # as in Keras, but from a port that nobody listens on
+        address = "http://127.0.0.1:1/resnet50_weights.h5"
+        keras.utils.get_file("resnet50_weights.h5", address, cache_dir=tmp_path)
 
-    monkeypatch.setattr(keras.applications, "ResNet50", refuse)
-    with pytest.raises(FileNotFoundError, match=r"notop\.h5.*no route.*SIAMESE_WEIGHTS=none"):
-        build_from_config(read_config(preset="full", dataset="toys"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(keras.applications, "ResNet50", fetch)
+    way_out = r"resnet50_weights\.h5.*refused.*BACKBONE=EfficientNetLite0.*SIAMESE_WEIGHTS=none"
+    with pytest.raises(FileNotFoundError, match=way_out):
+        build_from_config(read_config(preset="full", dataset="toys", runs=tmp_path))
+
+
+def file_of(folder, name):
+    (folder / name).touch()
+    return str(folder / name)
+
+
+def test_photographs_in_quick_have_the_installed_weights(tmp_path):
+    """And toys random ones, and full ResNet50: the line says which and why."""
+    own = read_config(preset="quick", dataset=tmp_path)
+    assert (own.backbone, own.weights, own.head) == ("EfficientNetLite0", "imagenet", "slim")
+    assert own.why.startswith("EfficientNetLite0 with ImageNet weights: photographs need")
+    toys, full = read_config(preset="quick"), read_config(preset="full")
+    assert toys.why.startswith("ResNet50 with random weights: drawn toys do without")
+    assert full.why == "ResNet50 with ImageNet weights: as specified; Keras downloads them once"
+    grocery = read_config(preset="quick", dataset="grocery")
+    assert (grocery.backbone, grocery.views, toys.views) == ("EfficientNetLite0", 8, 1)
+    assert "\n" not in own.why + toys.why + full.why
+
+
+def test_a_chosen_backbone_is_pretrained_unless_it_shall_not_be(tmp_path):
+    chosen = read_config(preset="quick", backbone="EfficientNetV2B0")
+    assert (chosen.weights, chosen.head) == ("imagenet", "slim")
+    assert chosen.why == "EfficientNetV2B0 with ImageNet weights: as BACKBONE and WEIGHTS say"
+    random = read_config(preset="quick", dataset=tmp_path, weights="none")
+    assert random.why == "EfficientNetLite0 with random weights: as BACKBONE and WEIGHTS say"
+    resnet = read_config(preset="quick", dataset=tmp_path, weights=file_of(tmp_path, "x.h5"))
+    assert resnet.backbone == "ResNet50", "of which a weights file is, unless a name is given"
+
+
+def test_a_file_brings_its_own_weights(tmp_path):
+    path = file_of(tmp_path, "my.keras")
+    config = read_config(preset="quick", backbone=path)
+    assert (config.backbone, config.weights, config.head) == (path, "file", "slim")
+    assert config.why == "my.keras with its weights: as BACKBONE and WEIGHTS say"
+    with pytest.raises(ValueError, match="WEIGHTS='imagenet' is not one of: file"):
+        read_config(backbone=path, weights="imagenet")
+
+
+def test_what_a_run_hands_on_is_read_as_the_same(monkeypatch, tmp_path):
+    """`run` sets these as variables for the notebooks, which read them again."""
+    for backbone in ("ResNet50", "EfficientNetLite0", file_of(tmp_path, "my.keras")):
+        config = read_config(preset="quick", dataset=tmp_path, backbone=backbone)
+        with monkeypatch.context() as notebook:
+            for name in ("preset", "dataset", "weights", "backbone"):
+                notebook.setenv(f"SIAMESE_{name.upper()}", str(getattr(config, name)))
+            assert read_config() == config and read_config().why == config.why
