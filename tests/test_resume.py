@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import small_run
 
+import siamese_utils as su
 from workbook import run_folder, training
+from workbook.mining import IndexBatches
 
 
 @pytest.fixture
@@ -138,6 +140,27 @@ def test_the_same_cell_again_in_the_same_kernel(tmp_path, expected):
             options = {"epochs": small_run.EPOCHS, "initial_epoch": done, "verbose": 0}
             history = model.fit(batches, callbacks=[*callbacks, checkpoint], **options).history
     assert history == expected
+
+
+def test_a_plain_siamese_model_goes_on_too(tmp_path):
+    def fit(folder, callbacks=()):
+        keras.utils.set_random_seed(2)
+        tail = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4)])
+        model = su.SiameseModel(tail)
+        model.compile(keras.optimizers.Adam(0.01))
+        images = np.random.default_rng(0).normal(size=(48, 6)).astype(np.float32)
+        sample = lambda e: su.random_triplets(small_run.LABELS, 12, e).reshape(2, 6, 3)  # noqa: E731
+        batches = IndexBatches(images, small_run.LABELS, sample)
+        checkpoint = training.Checkpoint(folder, batches, {})
+        done = checkpoint.restore(model)
+        options = {"epochs": 4, "initial_epoch": done, "verbose": 0}
+        history = model.fit(batches, callbacks=[*callbacks, checkpoint], **options).history
+        return done, history, model.get_weights()
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "run", [stop_in(3)])
+    (done, history, weights), (_, *straight) = fit(tmp_path / "run"), fit(tmp_path / "straight")
+    assert done == 2 and history == straight[0] and equal(weights, straight[1])
 
 
 def test_forgetting_to_restore_is_an_error(tmp_path):

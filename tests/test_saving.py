@@ -1,7 +1,9 @@
 """What is saved is what was trained: read by a fresh process, which knows only siamese_utils."""
 
+import json
 import subprocess
 import sys
+import zipfile
 
 import keras
 import numpy as np
@@ -90,3 +92,31 @@ def test_serving_takes_any_number_of_images(tmp_path):
         images = np.random.default_rng(count).integers(0, 256, (count, 16, 16, 3))
         found = served.serve(images.astype("float32"))
         np.testing.assert_allclose(found, su.embed(embedding, images), atol=1e-6)
+
+
+def test_a_siamese_model_says_that_the_embedding_is_what_is_exported(tmp_path):
+    for kind in (su.SiameseModel, MinedSiameseModel):
+        with pytest.raises(ValueError, match=r"model\.embedding\.export\(folder\)"):
+            kind(full_path_embedding()).export(tmp_path / "served")
+
+
+def test_a_file_from_when_siamese_model_mined_is_refused_and_read_as_it_says(tmp_path):
+    """Both classes were one, `siamese_utils>SiameseModel`, with mining among its settings."""
+    model = MinedSiameseModel(full_path_embedding(), margin=0.7, mining="hard", active_only=True)
+    images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3)).astype("float32")
+    model.save(tmp_path / "new.keras")
+    old = tmp_path / "old.keras"
+    with zipfile.ZipFile(tmp_path / "new.keras") as new, zipfile.ZipFile(old, "w") as file:
+        config = json.loads(new.read("config.json"))
+        config |= {"module": "siamese_utils", "class_name": "SiameseModel"}
+        config["registered_name"] = "siamese_utils>SiameseModel"
+        for name in new.namelist():
+            file.writestr(name, json.dumps(config) if name == "config.json" else new.read(name))
+    with pytest.raises(ValueError, match=r"older files load within keras\.saving\.cust"):
+        keras.models.load_model(old)
+    with keras.saving.custom_object_scope({"siamese_utils>SiameseModel": MinedSiameseModel}):
+        again = keras.models.load_model(old)
+    assert (again.margin, again.mining, again.active_only) == (0.7, "hard", True)
+    np.testing.assert_array_equal(
+        su.embed(again.embedding, images), su.embed(model.embedding, images)
+    )
