@@ -260,11 +260,11 @@ def test_interactive_page_works_inside_the_notebook(browser, lab, workbook):
     shot(browser, "interactive")
 
 
-# each output and text of the notebook, scrolled to: how many there are, which are too wide, and
-# where the links lead, as JupyterLab has resolved them
+# each output and text of the notebook, scrolled to: how many there are, which are too wide, where
+# the links lead, as JupyterLab has resolved them, and whether each collapsible text is open
 MEASURE = """(async () => {
     let seen = 0;
-    const wide = [], links = [];
+    const wide = [], links = [], open = [];
     for (const cell of document.querySelectorAll('.jp-Notebook .jp-Cell')) {
         cell.scrollIntoView();
         await new Promise(requestAnimationFrame);
@@ -272,35 +272,38 @@ MEASURE = """(async () => {
             if (e.clientWidth) seen += 1;
             if (e.scrollWidth > e.clientWidth + 1) wide.push(e.textContent.slice(0, 200));
         }
+        for (const e of cell.querySelectorAll('.jp-MarkdownOutput details')) open.push(e.open);
         for (const e of cell.querySelectorAll('.jp-MarkdownOutput :is(a[href], img)')) {
             const link = e.href ?? e.src;
             if (new URL(link).pathname.startsWith('/files/')) links.push(link);
         }
     }
-    return [seen, wide, [...new Set(links)]];
+    return [seen, wide, [...new Set(links)], open];
 })()"""
 FOLLOW = "Promise.all({}.map(async link => [link, (await fetch(link)).status]))"
 
 
 @pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "notebooks").glob("0*.ipynb")))
-def test_nothing_is_wider_than_its_column_and_every_link_leads_somewhere(
+def test_a_notebook_fits_its_column_its_links_lead_somewhere_its_answers_are_collapsed(
     browser, lab, workbook, name
 ):
     source = nbformat.read(workbook / "notebooks" / name, as_version=4)
     pictures = sum("image/png" in str(cell.get("outputs")) for cell in source.cells)
     texts = [cell.source for cell in source.cells if cell.cell_type == "markdown"]
     files = re.findall(r"\]\(([^)\s:#]+)[^):]*\)", "\n".join(texts))
+    collapsible = "".join(texts).count("<details>")
     expected = {posixpath.normpath(f"/files/lab/{file}") for file in files}
     browser.open(f"{lab['url']}lab/tree/lab/{name}?reset&token={lab['token']}")
     browser.wait("document.querySelector('.jp-Notebook .jp-Cell')?.clientWidth > 0", 60)
 
     def all_of_it():  # Lab lays a long notebook out bit by bit
-        seen, wide, links = browser.run(MEASURE)
+        seen, wide, links, is_open = browser.run(MEASURE)
         paths = {urllib.parse.urlsplit(link).path for link in links}
-        return seen >= pictures + len(texts) and expected <= paths and (wide, links)
+        whole = seen >= pictures + len(texts) and expected <= paths and len(is_open) == collapsible
+        return whole and (wide, links, is_open)
 
-    wide, links = chromium.until(all_of_it, 60, "the whole notebook, its links resolved")
-    assert wide == []
+    wide, links, is_open = chromium.until(all_of_it, 120, "the whole notebook, its links resolved")
+    assert wide == [] and not any(is_open)
     statuses = dict(browser.run(FOLLOW.format(json.dumps(links))))
     assert set(statuses.values()) == {200}, statuses
     browser.run("document.querySelector('.jp-Notebook .jp-Cell').scrollIntoView()")

@@ -1,6 +1,7 @@
 """`make`: which Python it takes. `make run`: what a notebook leaves, what a failing one says."""
 
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -48,6 +49,22 @@ def test_a_good_notebook_leaves_its_outputs_and_a_page_to_read(workbook, tmp_pat
     assert "hidden_code" in details and page.count("<details>") == 1, "collapsed, and it alone"
     links = ['"../../docs/glossary.md"', '"02_next.html#2.1-Random"', '"https://x.y"']
     assert all(f"href={link}" in page for link in links)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("notebooks/0*.ipynb")), ids=lambda p: p.name)
+def test_in_the_page_solutions_and_hidden_cells_are_collapsed(path):
+    notebook = nbformat.read(path, as_version=4)
+    texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    hidden = [cell for cell in code if cell.metadata.get("jupyter", {}).get("source_hidden")]
+    for cell in code:
+        cell.outputs = []  # for the time it takes
+    page = run.as_html(notebook, path)
+    collapsed = page.count("<details>")
+    assert collapsed == page.count("</details>") == "".join(texts).count("<details>") + len(hidden)
+    open_to_all = re.sub("<details>.*?</details>", "", page, flags=re.DOTALL)
+    assert "REPOSITORY" in page and "REPOSITORY" not in open_to_all
+    assert "Solution" in page and "Solution" not in open_to_all
 
 
 def test_a_failing_cell_says_where_and_what_and_leaves_the_traceback_to_the_log(workbook, capfd):
