@@ -128,16 +128,19 @@ def _is_hidden(name):
     return name.startswith(".") or name.strip().lower() in SYSTEM
 
 
-def _children(folder):
+def _children(folder, folders_only=False):
+    """What is in it, hidden or not, in a fixed order; a folder may hold a million files."""
     try:
-        return sorted(folder.iterdir(), key=lambda child: unicodedata.normalize("NFC", child.name))
+        with os.scandir(folder) as found:
+            names = [child.name for child in found if not folders_only or child.is_dir()]
     except PermissionError as error:
         reason = "no permission to look into it; give yourself the right (chmod u+rx)"
         raise PermissionError(error.errno, reason, printable(folder)) from error
+    return [folder / name for name in sorted(names, key=lambda n: unicodedata.normalize("NFC", n))]
 
 
 def _subfolders(folder):
-    return [c for c in _children(folder) if c.is_dir() and not _is_hidden(c.name)]
+    return [child for child in _children(folder, folders_only=True) if not _is_hidden(child.name)]
 
 
 def _look_into(folder):
@@ -346,10 +349,15 @@ class _Reading:
                 self.found.warn(folder, reason, remedy)
             else:
                 self.leave_flat_aside(folder)
-        inner = {f: {s: _named(s.name)[0] for s in _look_into(f)} for f in classes}
-        kinds = {kind for subfolders in inner.values() for kind in subfolders.values()}
-        if all(inner.values()) and len(kinds) > 1 and None not in kinds and "train" in kinds:
-            return self.as_splits_in_classes(place, inner, kinds)
+        inner = {}
+        for folder in classes:
+            inner[folder] = {part: _named(part.name)[0] for part in _look_into(folder)}
+            if not inner[folder] or None in inner[folder].values():
+                break
+        else:
+            kinds = {split for parts in inner.values() for split in parts.values()}
+            if len(kinds) > 1 and "train" in kinds and "query" not in kinds:
+                return self.as_splits_in_classes(place, inner, kinds)
         self.as_classes(classes, place, "")
         if classes:
             self.warn_of_deeper_level("say so: SIAMESE_LAYOUT=splits")
@@ -386,10 +394,11 @@ class _Reading:
 
     def warn_of_deeper_level(self, how):
         """Every class holds several folders, of the same names or all that there is in it."""
-        inner = [{f.name for f in _look_into(self.end(folder))} for folder, _, _ in self.classes]
-        names = sorted({name for _, _, name in self.classes})
-        if len(names) < 2 or min(map(len, inner)) < 2:
-            return
+        inner, names = [], sorted({name for _, _, name in self.classes})
+        for folder, _, _ in self.classes:
+            inner.append({f.name for f in _look_into(self.end(folder))})
+            if len(names) < 2 or len(inner[-1]) < 2:
+                return
         same = set.intersection(*inner)
         children = [child for folder, _, _ in self.classes for child in _children(folder)]
         if len(same) > 1 or not any(c.is_file() and not _is_hidden(c.name) for c in children):
