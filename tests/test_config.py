@@ -36,7 +36,7 @@ def test_variables_and_keywords(monkeypatch, tmp_path):
     monkeypatch.setenv("SIAMESE_DATASET", str(tmp_path))
     monkeypatch.setenv("SIAMESE_RUNS", str(tmp_path / "r"))
     config = read_config(preset="quick", epochs=3)
-    assert config.dataset == str(tmp_path) and config.size == 200 and config.epochs == 3
+    assert config.dataset == str(tmp_path) and config.size == 160 and config.epochs == 3
     assert config.run_dir == tmp_path / "r" / f"{tmp_path.name}-quick" and config.run_dir.is_dir()
 
 
@@ -85,7 +85,8 @@ def test_photographs_in_quick_have_the_installed_weights(tmp_path):
     assert toys.why.startswith("ResNet50 with random weights: drawn toys do without")
     assert full.why == "ResNet50 with ImageNet weights: as specified; Keras downloads them once"
     grocery = read_config(preset="quick", dataset="grocery")
-    assert (grocery.backbone, grocery.views, toys.views) == ("EfficientNetLite0", 8, 1)
+    assert (grocery.backbone, grocery.size, grocery.views) == ("EfficientNetLite0", 160, 8)
+    assert (grocery.epochs, toys.epochs, toys.views) == (6, 12, 1)
     assert "\n" not in own.why + toys.why + full.why
 
 
