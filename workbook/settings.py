@@ -25,7 +25,7 @@ VARIABLES = {  # name: what it chooses
     "SIAMESE_HEAD": "specified (flatten, Dense 512-256-256), slim (average, BatchNorm, Dense 256)",
     "SIAMESE_RUNS": "folder for results (default: runs/ beside siamese_utils.py)",
     "SIAMESE_DATA_HOME": "folder that holds or receives datasets (default: data/)",
-    "SIAMESE_SIZE": "side of the square input in pixels (default: in quick 64 for toys, else 160; 200)",
+    "SIAMESE_SIZE": "side of the input in pixels (default: full 200; quick 160, toys there 64)",
     "SIAMESE_EPOCHS": "training epochs (default: what the preset says)",
     "SIAMESE_RECIPE": "tuned (mined triplets), or specified (explicit random triplets, margin 0.5)",
     "SIAMESE_TRAIN_FROM": "first trained layer of the backbone, or none (default: its last stage; "
