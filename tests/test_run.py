@@ -82,7 +82,7 @@ def test_a_failing_cell_says_where_and_what_and_leaves_the_traceback_to_the_log(
     log = place / "01_first.log"
     assert str(stopped.value).splitlines() == [
         "", "01_first.ipynb failed in: 1.2 Look at `x`", "", "ValueError: no 0, choose 1 | 2", "",
-        f"all of it: {log}",
+        f"the traceback: {log}",
     ]  # fmt: skip
     assert "FAILED" in capfd.readouterr().out
     assert "divide(0)" in log.read_text("utf-8") and "\x1b" not in log.read_text("utf-8")

@@ -61,7 +61,7 @@ def execute(source, target):
     target.with_suffix(".html").write_text(as_html(notebook, target), encoding="utf-8")
     if error:
         section = heading_above(notebook.cells[: reached[-1]]) if reached else "its start"
-        return f"{source.name} failed in: {section}\n\n{strip_ansi(error)}\n\nall of it: {log}"
+        return f"{source.name} failed in: {section}\n\n{strip_ansi(error)}\n\nthe traceback: {log}"
     return None
 
 
