@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from workbook.images import ImageDataset
-from workbook.retrieval import nearest_neighbors, retrieval_metrics, split_recall
+from workbook.retrieval import nearest_neighbors, raw_pixels, retrieval_metrics, split_recall
 
 
 def loop_metrics(query, query_labels, gallery, gallery_labels, ks, alone):
@@ -77,3 +77,13 @@ def test_split_recall_uses_training_images_or_leaves_one_out():
     assert split_recall(x, dataset, "test") == 0.5
     assert split_recall(x, dataset, "unseen") == 1.0
     assert np.isnan(split_recall(x, dataset, "validation"))
+
+
+def test_raw_pixels_are_means_of_blocks_and_what_is_left_over_is_cut():
+    images = np.zeros((600, 5, 5, 3), np.uint8)  # more than one block of rows
+    images[-1, :2, 2:4] = [[[0, 10, 255]] * 2, [[4, 20, 255]] * 2]
+    rows = raw_pixels(images, side=2)
+    assert rows.shape == (600, 12) and rows.dtype == np.float32
+    assert rows[-1].tolist() == [0, 0, 0, 2, 15, 255, 0, 0, 0, 0, 0, 0] and not rows[:-1].any()
+    with pytest.raises(ValueError, match="side=6 is above the 5 pixels"):
+        raw_pixels(images, side=6)

@@ -1,0 +1,50 @@
+"""Drawings: what is written in them."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from workbook import figures
+from workbook.start import keras
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+def written_in(figure):
+    return [text.get_text() for axis in figure.axes for text in axis.texts]
+
+
+def test_triplets_stand_in_columns_with_their_distances_below():
+    images = np.arange(6, dtype=np.uint8)[:, None, None, None] * np.ones((6, 4, 4, 3), np.uint8)
+    figure = figures.show_triplets(images, np.array([[0, 1, 2], [3, 4, 5]]), [0.5, 1], [2, 0.25])
+    shown = [int(axis.images[0].get_array()[0, 0, 0]) for axis in figure.axes]
+    assert shown == [0, 3, 1, 4, 2, 5]
+    below = ["", "", "d(a, p) = 0.500", "d(a, p) = 1.000", "d(a, n) = 2.000", "d(a, n) = 0.250"]
+    assert [axis.get_xlabel() for axis in figure.axes] == below
+
+
+def test_the_drawn_embedding_counts_what_is_frozen_trained_and_only_kept():
+    image = keras.Input((8, 8, 3), name="image")
+    x = keras.layers.Conv2D(2, 1, name="conv1_conv")(image)  # 3 * 2 + 2 = 8
+    x = keras.layers.Conv2D(2, 1, name="conv5_block1_add")(x)  # 2 * 2 + 2 = 6
+    x = keras.layers.ReLU(name="conv5_block1_out")(x)
+    x = keras.layers.Conv2D(2, 1, name="conv5_block2_out")(x)  # 6
+    x = keras.layers.Dense(5)(keras.layers.Flatten()(x))  # 8 * 8 * 2 * 5 + 5 = 645
+    model = keras.Model(image, keras.layers.BatchNormalization()(x))  # 10 and 10 statistics
+    for layer in model.layers[:3]:
+        layer.trainable = False
+    written = written_in(figures.draw_embedding(model, "conv5_block1_out"))
+    assert "frozen: 14 parameters " in written
+    assert " trained: 661 parameters, and 10 statistics of BatchNorm" in written
+    assert {"8×8×2\n8", "8×8×2\n6", "8×8×2", "128", "5\n645", "5\n20"} <= set(written)
+
+
+def test_the_drawn_siamese_network_shows_the_three_pictures_and_one_embedding():
+    figure = figures.draw_siamese(np.zeros((3, 4, 4, 3), np.uint8))
+    assert len(figure.axes[0].images) == 3
+    written = written_in(figure)
+    assert written.count("embedding $f$") == 3 and "one model, one set of weights" in written
