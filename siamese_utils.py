@@ -22,9 +22,9 @@ NO_TRIPLET = "no triplet in {} images of {} classes: take two classes, one of th
 def random_triplets(labels, count=None, seed=42):
     """`count` random triplets (default: one per image), as (count, 3) int64 indices (a, p, n).
 
-    labels (n,). The anchor is uniform over images that have a companion, the positive over the
-    companions, the negative over all images of other classes. Raises ValueError if no triplet
-    exists. Explained in notebook 02, "Random triplets".
+    labels (n,), whole numbers or words. The anchor is uniform over images that have a companion,
+    the positive over the companions, the negative over all images of other classes. Raises
+    ValueError if no triplet exists. Explained in notebook 02, "Random triplets".
     """
     labels, rng = checked_labels(labels), np.random.default_rng(seed)
     members = {label: np.flatnonzero(labels == label) for label in np.unique(labels)}
@@ -214,7 +214,7 @@ def build_siamese_network(embedding):
 
 
 class TripletModel(keras.Model):
-    """What is around the step of a `SiameseModel`: its logs, the epoch told to batches, errors."""
+    """The frame of `SiameseModel`, to skip at first: its logs, batches told their epoch, errors."""
 
     def __init__(self, **kwargs):
         if "mining" in kwargs:

@@ -67,15 +67,15 @@ def _has_triplet(labels):
     return tf.reduce_any(paired & ~tf.reduce_all(same, 1))
 
 
+NUMBERS = "training takes whole numbers, such as np.unique(labels, return_inverse=True)[1]"
+
+
 def checked_numbers(labels, count=None):
     """`checked_labels` that are numbers, as training takes them; ValueError for words."""
     found = checked_labels(labels, count)
     if found.dtype.kind != "i":
         raise ValueError(f"labels such as {found[:1]}: {NUMBERS}")
     return found
-
-
-NUMBERS = "training takes whole numbers, such as np.unique(labels, return_inverse=True)[1]"
 
 
 def _checked_batch(data, mining):
@@ -171,9 +171,9 @@ class IndexBatches(keras.utils.PyDataset):
     images (n, ...) array or memmap, labels (n,), sample(epoch) -> (steps, batch) indices, which
     yield (images, labels), or (steps, batch, 3) triplets, which yield ((anchor, positive,
     negative),), images as float32. A batch depends on `sample` and the epoch alone: the `fit` of a
-    `SiameseModel` sets the epoch that it is in, and nothing else does, so that `evaluate` and
-    validation see the same batches each time, at first those of epoch 0. Raises ValueError for
-    labels or indices that do not fit the images.
+    `SiameseModel` sets the epoch that it is in (another model's needs a callback for it), and
+    nothing else does, so that `evaluate` and validation see the same batches each time, at first
+    those of epoch 0. Raises ValueError for labels or indices that do not fit the images.
     Explained in notebook 04, "Batches and model".
     """
 
