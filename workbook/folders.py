@@ -174,12 +174,13 @@ def _named(name):
 def _split_folders(folders):
     """{folder: split} of those that are named so, or so but for words that another shares."""
     named = {folder: _named(folder.name) for folder in folders}
-    splits = {}
-    for folder, (split, rest) in named.items():
-        shared = any(other and other != split and r == rest for other, r in named.values())
-        if split and (shared or not rest):
-            splits[folder] = split
-    return splits
+    named = {folder: both for folder, both in named.items() if both[0]}
+    pairs = set(named.values())
+    return {
+        folder: split
+        for folder, (split, rest) in named.items()
+        if not rest or any(other != split and words == rest for other, words in pairs)
+    }
 
 
 def _is_beside(folder):
