@@ -27,7 +27,9 @@ from workbook.settings import read_config
 PAGE = """{%- extends "lab/index.html.j2" -%}
 {%- block input_group -%}
 {%- if cell.metadata.get("jupyter", {}).get("source_hidden") -%}
-<details><summary>code</summary>{{ super() }}</details>
+<details>
+<summary style="margin-left: 80px; font: 13px sans-serif">code</summary>{{ super() }}
+</details>
 {%- else -%}{{ super() }}{%- endif -%}
 {%- endblock input_group -%}"""
 
