@@ -195,6 +195,17 @@ def test_lite_is_converted_once_without_a_network(lite, cache, picture, monkeypa
     assert (output(again, picture) == output(lite, picture)).all()
 
 
+def test_the_kept_file_does_not_fix_the_precision(lite, cache):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        half = efficientnet_lite.efficientnet_lite0(cache_dir=cache)
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert half.get_layer("conv_head").compute_dtype == "bfloat16"
+    assert (half.get_layer("conv_head").kernel == lite.get_layer("conv_head").kernel).numpy().all()
+
+
 @fault(2)
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b[:5000] + b"x" * 5000])
 def test_a_damaged_kept_file_is_made_again(lite, cache, tmp_path, picture, damage):
@@ -203,7 +214,7 @@ def test_a_damaged_kept_file_is_made_again(lite, cache, tmp_path, picture, damag
     again = efficientnet_lite.efficientnet_lite0(cache_dir=tmp_path)
     assert (output(again, picture) == output(lite, picture)).all()
     assert [path.name for path in tmp_path.iterdir()] == [kept.name]
-    keras.models.load_model(tmp_path / kept.name)
+    keras.models.load_model(tmp_path / kept.name)  # also for who wants the file
 
 
 @fault(2)

@@ -41,16 +41,16 @@ def efficientnet_lite0(weights="imagenet", cache_dir=None):
     keeps it in `cache_dir` (default: `<root>/runs/cache`). Raises FileNotFoundError if the package
     is not installed, ValueError if its file is another one. Notebook 03, "The model of this run".
     """
+    model = _architecture()  # of the precision that is set, whatever that of the kept file is
     if weights is None:
-        return _architecture()
+        return model
     kept = Path(cache_dir or ROOT / "runs/cache") / f"efficientnet_lite0-{SHA256[:8]}.keras"
     try:
-        return keras.models.load_model(kept)
+        model.load_weights(kept)
     except Exception:  # absent, or whatever a damaged file raises: it is made again
-        model = _architecture()
-    model.set_weights(_keras_weights(read_tensors(_package_file())))
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    save_model(model, kept)
+        model.set_weights(_keras_weights(read_tensors(_package_file())))
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        save_model(model, kept)
     return model
 
 
