@@ -260,6 +260,7 @@ def _load_toys(size, seed, cache_dir, seen=80, validation=12, unseen=24):
         with np.load(cache) as stored:
             factors = dict(stored)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):  # none, or a broken one
+        print(f"drawing {sum(sizes):,} toys, once: about half a minute", flush=True)
         images, labels, factors = render_toys(sizes, size, seed)
         factors = {"images": images, "labels": labels} | factors
         with workshop(cache) as work:
