@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 import siamese_utils as su
-from workbook.images import load_images
+from workbook.images import load_from_config, load_images
 from workbook.mining import batch_shape, pk_batches
+from workbook.settings import read_config
 
 odd = pytest.mark.odd_dataset
 
@@ -392,6 +393,16 @@ def test_the_setting_says_which_reading_is_meant(folder, layout, patterns, class
     data = load(laid_out(folder, *patterns), layout=layout, strict=True)
     assert " ".join(data.class_names) == classes and not data.warnings
     assert {split: len(data.where(split)) for split in counts} == counts
+
+
+def test_the_variable_reaches_the_loader(folder, monkeypatch):
+    laid_out(folder, "{train,test}")
+    monkeypatch.setenv("SIAMESE_LAYOUT", "classes")
+    settings = {"preset": "quick", "dataset": folder, "size": 8, "runs": folder.parent / "runs"}
+    assert load_from_config(read_config(**settings)).class_names == ["test", "train"]
+    monkeypatch.setenv("SIAMESE_LAYOUT", "class")
+    with pytest.raises(ValueError, match=r"SIAMESE_LAYOUT='class' .*auto \| classes \| splits"):
+        read_config(**settings)
 
 
 def test_a_setting_that_is_none_or_has_no_folder(folder):

@@ -81,19 +81,19 @@ def deep_png(pixels, clear=()):
     return png(*pixels.shape[1::-1], rows, 16, color, np.array(clear, ">u2").tobytes())
 
 
-def tiff(grey, bits=16, black=1):
+def tiff(grey, bits=16, black=1, order="<"):
     """A TIFF of 12 or 16 bits a pixel, from (h, w) integers; `black` 0: white is 0."""
     height, width = grey.shape
-    pixels = grey.astype("<u2").tobytes()
+    pixels = grey.astype(f"{order}u2").tobytes()
     if bits == 12:  # two pixels in three bytes
         one, two = grey.reshape(-1, 2).astype(int).T
         three = np.stack([one >> 4, (one & 15) << 4 | two >> 8, two & 255], 1)
         pixels = three.astype(np.uint8).tobytes()
     tags = {256: width, 257: height, 258: bits, 259: 1, 262: black, 273: 8, 277: 1, 278: height}
     tags[279] = len(pixels)
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
-    count = struct.pack("<H", len(tags))
-    return b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + count + entries + bytes(4)
+    head = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(f"{order}I", 8 + len(pixels))
+    entries = [struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in tags.items()]
+    return head + pixels + struct.pack(f"{order}H", len(tags)) + b"".join(entries) + bytes(4)
 
 
 def profile(space, connection, **tags):
@@ -151,6 +151,10 @@ READ = {  # what: (file name, content, the four colours)
         "int.tif", encoded(Image.fromarray(DEEP.astype(np.int32)), "TIFF"), GREY,
     ),
     "16-bit tiff whose white is 0": ("inverse.tif", tiff(65535 - DEEP, black=0), GREY),
+    "12-bit pgm": (
+        "raw.pgm", b"P5 64 48 4095\n" + (DEEP >> 4).astype(">u2").tobytes(), GREY,
+    ),
+    "16-bit tiff, the other byte first": ("mm.tif", tiff(DEEP, order=">"), GREY),
     "12-bit tiff": ("raw.tif", tiff(DEEP >> 4, bits=12), GREY),
     "16-bit png, 0 is transparent": (
         "hole.png", deep_png(HALF_CLEAR, [0]), np.where(WHITE_LEFT == 255, 255, GREY),
@@ -311,6 +315,9 @@ NO_IMAGE = {  # whole files that are no images: (file name, content, reason, rem
     "git lfs pointer": (
         "lfs.jpg", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
         "Git LFS pointer", "git lfs pull",
+    ),
+    "git-annex pointer": (
+        "annex.jpg", b"/annex/objects/SHA256E-s9--0.jpg\n", "git-annex pointer", "git annex get",
     ),
     "text named jpg": ("text.jpg", "kein Bild: ß".encode(), "text, not an image", "delete it"),
     "long text": ("text.jpg", "ß".encode() * 3000, "text, not an image", "delete it"),

@@ -173,12 +173,13 @@ _NO_IMAGES = [  # how the file begins; what it is; what to do
         _EXPORT,
     ),
     (rb"version https://git-lfs", "a Git LFS pointer, not the image", "fetch it: git lfs pull"),
+    (rb"/annex/objects/", "a git-annex pointer, not the image", "fetch it: git annex get"),
     (
         rb"\s*(<!--.*?-->\s*)?<(!doctype html|html|head|body)",
         "a web page (HTML), not an image",
         "download the image itself and save it here, or delete it",
     ),
-    (rb"\s*<.*<?svg[\s>]", "a drawing (SVG), not an image", _EXPORT),
+    (rb"\s*(<[?!].*)?<svg[\s>]", "a drawing (SVG), not an image", _EXPORT),
     (rb"FUJIFILMCCD-RAW|II\*\0.{4}CR|IIU\0|IIR[OS]|MMOR|FOVb|\0MRM|.{4}ftypcrx ", *_RAW),
     (
         rb"\x1aE\xdf\xa3|RIFF.{4}AVI |\0\0\x01[\xba\xb3]|FLV|\x30\x26\xb2\x75"

@@ -130,9 +130,13 @@ def _is_hidden(name):
 
 def _children(folder, folders_only=False):
     """What is in it, hidden or not, in a fixed order; a folder may hold a million files."""
+
+    def is_folder(child):
+        return os.path.isdir(child.path) if child.is_symlink() else child.is_dir()
+
     try:
         with os.scandir(folder) as found:
-            names = [child.name for child in found if not folders_only or child.is_dir()]
+            names = [child.name for child in found if not folders_only or is_folder(child)]
     except PermissionError as error:
         reason = "no permission to look into it; give yourself the right (chmod u+rx)"
         raise PermissionError(error.errno, reason, printable(folder)) from error
