@@ -144,9 +144,9 @@ def run(words, publish=False):
         print(f"{time.monotonic() - start:6.0f} s  {'FAILED' if error else 'ok'}", flush=True)
         if error:
             sys.exit(f"\n{error}")
-    if (config.run_dir / "metrics.json").exists():
-        metrics = json.loads((config.run_dir / "metrics.json").read_text("utf-8"))
-        print("", *seeds.results_table(metrics), "", f"in {config.run_dir}/metrics.json", sep="\n")
+    if (file := config.run_dir / "metrics.json").exists():
+        metrics = json.loads(file.read_text("utf-8"))
+        print("", *seeds.results_table(metrics), "", f"more in {file}", sep="\n")
     if publish:
         publish_run(config, sources)
 

@@ -84,27 +84,30 @@ def stages(metrics):
 
 
 def results_table(metrics):
-    """`metrics` (stage -> name -> number) as lines of text, a column a stage."""
-    columns, beside = stages(metrics), ("95%", " sd", " by seed")
-    names = dict.fromkeys(n for stage in columns for n in metrics[stage] if not n.endswith(beside))
-    width = 32 if len(metrics["seeds"]) > 1 else 24
-    yield f"{'':28}" + "".join(f"{stage:>{width}}" for stage in columns)
-    for name in names:
-        cells = []
-        for values in (metrics[stage] for stage in columns):
-            cell = f"{values[name]:.3f}" if name in values else "-"
-            if f"{name} sd" in values:
-                cell += f" ± {values[f'{name} sd']:.3f}"
-            if interval := values.get(f"{name} 95%"):
-                cell += " [{:.3f}, {:.3f}]".format(*interval)
-            cells.append(cell)
-        yield f"{name:28}" + "".join(f"{cell:>{width}}" for cell in cells)
+    """The measures that have an interval as lines of text: each, and below it every stage."""
+    columns = stages(metrics)
+    names = dict.fromkeys(name for stage in columns for name in metrics[stage])
+    for name in (n.removesuffix(" 95%") for n in names if n.endswith(" 95%")):
+        yield name
+        for stage in columns:
+            if name in metrics[stage]:
+                yield f"  {stage:26}{shown(metrics[stage], name)}"
     yield about(metrics)
+
+
+def shown(values, name):
+    """A number with what is known beside it: 0.912 ± 0.004 [0.897, 0.927]."""
+    text = f"{values[name]:.3f}"
+    if f"{name} sd" in values:
+        text += f" ± {values[f'{name} sd']:.3f}"
+    if interval := values.get(f"{name} 95%"):
+        text += " [{:.3f}, {:.3f}]".format(*interval)
+    return text
 
 
 def about(metrics):
     """One line that says how many trainings stand behind `metrics`, and what the signs mean."""
-    seeds = metrics["seeds"]
+    seeds = metrics.get("seeds", ["unknown"])  # of a file from before SEEDS
     if len(seeds) == 1:
         return (
             f"one training (seed {seeds[0]}); [95 % interval over the queries]. "
