@@ -259,7 +259,8 @@ print("after it", sorted(path.name for path in home.iterdir()))
 def test_the_checkpoint_is_kept_while_a_cell_runs_and_the_rest_after_it(tmp_path):
     (tmp_path / "runs").mkdir()
     command = [sys.executable, "-c", SESSION, ROOT, tmp_path / "runs", tmp_path / "drive"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    environment = os.environ | {"IPYTHONDIR": str(tmp_path / "ipython")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     lines = ["while it ran ['checkpoint.npz']", "after it ['embedding.keras']"]
     assert done.stdout.splitlines() == lines, done.stderr
 

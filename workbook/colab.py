@@ -155,7 +155,7 @@ def keep_on_drive(runs, home, pause):
     if size := keeper.bring_back():
         print(f"{size / 1e6:.0f} MB of an earlier session are back from Drive")
     if shell := get_ipython():
-        shell.events.register("post_run_cell", lambda *_: keeper.keep())
+        shell.events.register("post_run_cell", lambda result: keeper.keep())
 
     def watch():
         while True:
