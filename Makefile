@@ -1,6 +1,6 @@
 # make run | test | lab | learner; each first makes .venv. Windows: see "Without make" in README.md.
-# the first that runs (a name alone may be a shim of a version manager that has no such version)
-PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.14 python3; do $$p -c "" 2>/dev/null && echo $$p && break; done)
+# the first that runs (a name may be a shim of a version manager without that version); tried once
+PYTHON ?= $(eval PYTHON := $(shell for p in python3.13 python3.12 python3.11 python3.14 python3; do $$p -c "" 2>/dev/null && echo $$p && break; done))$(PYTHON)
 BIN := .venv/bin
 SETTINGS := PRESET DATASET LAYOUT WEIGHTS BACKBONE HEAD RUNS DATA_HOME SIZE EPOCHS RECIPE TRAIN_FROM VIEWS SEED SEEDS DATA_SEED DEVICES PRECISION XLA BENCHMARK SEARCH
 # what was typed behind `make run`, as NAME=value words for `python -m workbook run`

@@ -39,6 +39,8 @@ def understood(command):
             if "-m workbook" in line:
                 understood(line.lstrip("@"))
     elif words[1:3] == ["-m", "workbook"]:
+        if words[3:] == ["--help"]:
+            return
         options = parser().parse_args(words[3:])
         for word in getattr(options, "words", ()):
             name, equals, _ = word.partition("=")
