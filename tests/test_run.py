@@ -12,6 +12,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from workbook import ROOT, run
+from workbook.__main__ import main
 
 # ------------------------------------------------------------------------- executing a notebook
 
@@ -132,11 +133,11 @@ def test_a_wrong_word_stops_before_any_notebook(workbook, capsys, word, said):
     assert said in str(stopped.value) and "01_first" not in capsys.readouterr().out
 
 
-def test_on_the_terminal_a_wrong_word_is_one_line():
-    command = [sys.executable, "-m", "workbook", "run", "PRESET=fast"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 1 and not done.stdout
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+def test_on_the_terminal_a_wrong_word_is_one_line(workbook, capsys):
+    workbook(new_code_cell("1"))
+    with pytest.raises(SystemExit, match=r"^error: .*PRESET='fast'.*quick [|] full$"):
+        main(["run", "PRESET=fast"])
+    assert capsys.readouterr().out == ""
 
 
 # --------------------------------------------------------------------------- make and its Python
