@@ -3,6 +3,7 @@
 import csv
 import itertools
 import os
+import random
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 import siamese_utils as su
+from workbook import folders
 from workbook.images import load_from_config, load_images
 from workbook.mining import batch_shape, pk_batches
 from workbook.settings import read_config
@@ -393,6 +395,49 @@ def test_the_setting_says_which_reading_is_meant(folder, layout, patterns, class
     data = load(laid_out(folder, *patterns), layout=layout, strict=True)
     assert " ".join(data.class_names) == classes and not data.warnings
     assert {split: len(data.where(split)) for split in counts} == counts
+
+
+NAMES = [
+    "train", "test", "val", "training_set", "seg_train", "seg_test", "pred", "images", "masks",
+    "cat", "dog", "a", "b", "data",
+]  # fmt: skip
+
+
+def grow(folder, draw, depth=0):
+    """A random tree of these names, files in it here and there."""
+    if depth == 4 or (depth and draw.random() < (0.15 if depth == 1 else 0.7)):
+        for i in range(draw.choice([0, 1, 2])):
+            (folder / f"{i}.png").touch()
+        return
+    for name in draw.sample(NAMES, draw.choice([1, 2, 2, 3])):
+        (folder / name).mkdir()
+        grow(folder / name, draw, depth + 1)
+    if draw.random() < 0.1:
+        (folder / "stray.txt").touch()
+
+
+def test_of_any_tree_each_file_is_an_image_or_mentioned(tmp_path):
+    readings = dict.fromkeys(folders.LAYOUTS, 0)
+    for seed in range(80):
+        root = tmp_path / f"{seed}"
+        root.mkdir()
+        grow(root, random.Random(seed))
+        for layout in folders.LAYOUTS:
+            try:
+                listing = folders.list_images(root, None, layout)
+            except ValueError as error:
+                assert layout == "auto" and "SIAMESE_LAYOUT=classes" in str(error)
+                continue
+            paths = [Path(path) for path, _, _ in listing.entries]
+            notes = [n for n in listing.warnings if n["reason"].startswith("left aside")]
+            named = {Path(note["path"]) for note in notes + listing.problems}
+            assert len(set(paths)) == len(paths), "none is read twice"
+            for path in filter(Path.is_file, root.rglob("*")):
+                mentions = (path in paths) + len(named & {path, *path.parents})
+                assert mentions == 1, (seed, layout, path)
+            assert {split for _, split, _ in listing.entries} <= {"", "train", "validation", "test"}
+            readings[layout] += 1
+    assert readings["classes"] == readings["splits"] == 80 and readings["auto"] > 40
 
 
 def test_the_variable_reaches_the_loader(folder, monkeypatch):

@@ -400,9 +400,11 @@ class _Reading:
     def warn_of_deeper_level(self, how):
         """Every class holds several folders, of the same names or all that there is in it."""
         inner, names = [], sorted({name for _, _, name in self.classes})
+        if len(names) < 2:
+            return
         for folder, _, _ in self.classes:
             inner.append({f.name for f in _look_into(self.end(folder))})
-            if len(names) < 2 or len(inner[-1]) < 2:
+            if len(inner[-1]) < 2:
                 return
         same = set.intersection(*inner)
         children = [child for folder, _, _ in self.classes for child in _children(folder)]
