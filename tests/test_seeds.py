@@ -7,9 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from workbook import run, seeds
+import siamese_utils as su
+from workbook import backbones, run, seeds
 from workbook.retrieval import bootstrap_interval
 from workbook.settings import read_config
+from workbook.start import keras
 
 SETTINGS = "dataset    toys\nseed       {}\nepochs     3"
 
@@ -69,6 +71,23 @@ def test_the_first_seed_pools_what_the_others_left(tmp_path):
     kept = tmp_path / "toys-quick" / "metrics.json"
     assert json.loads(kept.read_text())["trained"]["accuracy by seed"] == [0.75, 0.25]
     assert (tmp_path / "toys-quick" / "seed-43" / "metrics.json").exists()
+
+
+def test_another_seed_keeps_the_frozen_trunk_and_starts_the_rest_anew(tmp_path, monkeypatch):
+    def small(*_):
+        image = keras.Input((32, 32, 3))
+        frozen = keras.layers.Conv2D(2, 3, name="frozen")(image)
+        return keras.Model(image, keras.layers.Conv2D(2, 3, name="trained")(frozen)), "trained"
+
+    monkeypatch.setattr(backbones, "load_backbone", small)
+
+    def weights(seed):
+        model = backbones.build_from_config(config_of(tmp_path, seed, size="32"))
+        return [part.get_weights() for part in su.split_at_freeze_point(model)]
+
+    (trunk, tail), (same_trunk, other_tail), (_, same_tail) = map(weights, (42, 43, 42))
+    assert (trunk[0] == same_trunk[0]).all() and trunk[0].std() > 0
+    assert (tail[0] == same_tail[0]).all() and (tail[0] != other_tail[0]).any()
 
 
 def test_one_seed_is_said_to_be_one(tmp_path):
