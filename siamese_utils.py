@@ -169,9 +169,12 @@ def embed(model, inputs, batch_size=64, rows=None):
     """Embeddings (n, dim) float32 of images (through an embedding) or features (through a tail).
 
     Of all inputs, or of `rows` (n,) of them; a batch at a time, so inputs may be a memmap. Past
-    five seconds a progress bar appears. Warns once (UserWarning) of images in 0..1.
+    five seconds a progress bar appears. Warns of images in 0..1; ValueError for another shape.
     """
     inputs = np.asanyarray(inputs)
+    if not tf.TensorShape(inputs.shape[1:]).is_compatible_with(model.input_shape[1:]):
+        wanted = f"the model takes {model.input_shape}; of grey images, np.repeat(x, 3, axis=-1)"
+        raise ValueError(f"inputs of shape {inputs.shape}: {wanted}")
     rows = np.arange(len(inputs)) if rows is None else np.asarray(rows)
     found, bar, begin = [np.empty((0, model.output_shape[-1]), np.float32)], None, time.monotonic()
     for first in range(0, len(rows), batch_size):
@@ -332,11 +335,8 @@ def checked_triplet(data):
 
 
 def checked_embeddings(embedding, images, training=False):
-    """The embeddings of a batch; the step fails if an image or an embedding is not finite.
-
-    XLA leaves such checks out; there loss or weights become NaN, at which `Guard` stops.
-    """
-    check = tf.debugging.check_numerics
+    """The embeddings of a batch; the step fails if one or an image is not finite (see `Guard`)."""
+    check = tf.debugging.check_numerics  # XLA leaves it out
     if images.dtype.is_floating:
         images = check(images, "NaN or infinity in an image: look for it in the data")
     remedy = "lower the learning rate (try a tenth), or clip the gradients (clipnorm=1)"

@@ -443,6 +443,9 @@ def test_a_batch_depends_on_the_epoch_that_keras_is_in(kind):
         fit, trained, tested = met(model.fit, batches, validation_data=validation, **options)
         assert trained == of_epochs(0, 1, 2) and tested == of_epochs(0, 0, 0)
         assert len(set(fit.history["val_loss"])) == 1, "a target that stands still"
+    if kind == "mined":
+        with pytest.raises(ValueError, match="steps_per_epoch would mix epochs"):
+            met(model.fit, batches, steps_per_epoch=2)
     one, *_ = met(model.evaluate, watched)
     two, _, tested = met(model.evaluate, watched)
     assert one == two and tested == of_epochs(0)
@@ -471,6 +474,12 @@ def test_images_in_0_to_1_warn_once(images):
         su.embed(embedding, images)
         su.embed(embedding, 0 * images)  # black
         su.embed(tail, features)
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 1), (16, 16), (8, 8, 3)])
+def test_images_of_another_shape_are_not_embedded(shape):
+    with pytest.raises(ValueError, match=r"\(2, .* the model takes \(None, 16, 16, 3\)"):
+        su.embed(small_embedding(), np.zeros((2, *shape)))
 
 
 @pytest.mark.parametrize("shape", [(64, 64, 1), (64, 64), (64, 64, 4)])

@@ -295,6 +295,8 @@ class MinedSiameseModel(SiameseModel):
 
     def fit(self, x=None, y=None, *rest, **options):
         """Keras's; a step that meets NaN or infinity raises FloatingPointError, and says where."""
+        if hasattr(x, "set_epoch") and options.get("steps_per_epoch"):
+            raise ValueError("steps_per_epoch would mix epochs: let `sample` draw fewer batches")
         y = y if y is None else checked_numbers(y)
         place = _Place()
         options["callbacks"] = [place, options.get("callbacks") or []]
