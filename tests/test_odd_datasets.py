@@ -276,6 +276,11 @@ LAYOUTS = {  # what: (folders of six images, classes, images a split, warnings, 
         ["{seg_train/seg_train,seg_test/seg_test}/{sea,forest}", "seg_pred/seg_pred"],
         "forest sea", GIVEN, [NO_CLASS], r"\nleft aside: seg_pred/ \(6 files\)",
     ),
+    "predictions sorted into classes": (
+        ["{train,test}/{x,y}", "pred/x"],
+        "x y", GIVEN, ["left aside, 6 files: called like a folder of pictures without a class"],
+        r"left aside: pred/",
+    ),
     "a test folder beside the classes": (
         ["{cat,dog}", "test/{cat,dog}"],
         "cat dog", GIVEN, [], r"a folder a class \(train\), test/ \(test\)",

@@ -314,10 +314,8 @@ class _Reading:
         self.passed[place] = "beside the train and test folders"
         kinds = {*parts.values(), rest}
         roles = {"train": "train", "validation": "validation", "test": "test", "query": "test"}
-        if not kinds & {
-            "test",
-            "query",
-        }:  # then the validation folder is the test, or there is none
+        # without a test folder, the validation folder is the test, or there is none
+        if not kinds & {"test", "query"}:
             roles |= {"train": "train" if "validation" in kinds else "", "validation": "test"}
         for folder in splits:
             self.taken.add(folder)
@@ -386,6 +384,8 @@ class _Reading:
 
     def leave_flat_aside(self, folder):
         reason = "no class folders in it, so that its pictures have no class"
+        if _subfolders(self.end(folder)):
+            reason = "called like a folder of pictures without a class"
         remedy = "give them to `python -m workbook identify`, or sort them into class folders; or, "
         self.leave_aside(folder, reason, remedy + "if it is a class itself: SIAMESE_LAYOUT=classes")
 
