@@ -9,8 +9,6 @@ import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from workbook.downloads import DATASETS, fetch
-
 LAYOUTS = {  # word: how a folder is read
     "auto": "train, validation and test folders are known by their names and by what they hold",
     "classes": "every sub-folder is a class, whatever it is called",
@@ -96,28 +94,20 @@ def explain_os(path, error):
     return error.strerror or str(error), "restore it, save it anew, or delete it"
 
 
-def list_images(dataset, data_home, layout="auto"):
-    """The `Listing` of one of `DATASETS`, or of a folder, which is read as `LAYOUTS` says.
+def read_folder(folder, layout="auto"):
+    """The `Listing` of a folder, read as `LAYOUTS` says.
 
-    Raises FileNotFoundError for no folder or a failed download, PermissionError for a folder that
-    may not be opened, ValueError for another layout, or for a folder that can be read in two ways.
+    Raises FileNotFoundError for no folder, PermissionError for one that may not be opened,
+    ValueError for another layout, or for a folder that can be read in two ways.
     """
-    source = DATASETS.get(str(dataset))
     if layout not in LAYOUTS:
         raise ValueError(f"layout={layout!r} is not one of: {' | '.join(LAYOUTS)}")
-    if source and layout != "auto":
-        raise ValueError(f"layout={layout!r} is for a folder of images: {dataset} has its own")
-    folder = fetch(str(dataset), data_home) if source else Path(dataset).expanduser().absolute()
-    if str(dataset) == "grocery":
-        return _grocery(folder)
     if not folder.is_dir():
         raise FileNotFoundError(
             f"{printable(folder)} is not a folder; give one with a sub-folder a class"
         )
     found = Listing(folder)
-    _Reading(found).read("classes" if source else layout)
-    if source:
-        _leave_out(source, found)
+    _Reading(found).read(layout)
     return found
 
 
@@ -471,37 +461,3 @@ def _files(folder, top):
         links = {name for name in keep if os.path.islink(os.path.join(place, name))}
         folders[:] = [n for n in keep if n not in links or not leads_back(os.path.join(place, n))]
     return visible, hidden, problems
-
-
-# ------------------------------------------------------------------------------- 3 named datasets
-
-
-def _grocery(folder):
-    """The authors' splits and coarse classes; their iconic picture of a class as "reference"."""
-    rows = [
-        line.split(",") for line in (folder / "classes.csv").read_text("utf-8").splitlines()[1:]
-    ]
-    names = {int(row[1]): row[0] for row in rows}
-    entries = [(str(folder / row[4].strip("/ ")), "reference", row[0]) for row in rows]
-    for split in ("train", "validation", "test"):
-        lines = (folder / f"{split[:3] if split == 'validation' else split}.txt").read_text("utf-8")
-        for line in lines.splitlines():
-            path, label, _ = line.split(",")
-            entries.append((str(folder / path), split, names[int(label)]))
-    entries.sort(key=lambda e: (e[2], e[1], e[0]))
-    return Listing(folder, entries, "the authors' lists", coarse={r[0]: r[2] for r in rows})
-
-
-def _leave_out(source, found):
-    """Drop the classes that this dataset, as `DATASETS` has it, does not count."""
-    counts = {}
-    for _, _, name in found.entries:
-        counts[name] = counts.get(name, 0) + 1
-    out = {n for n, k in counts.items() if n in source.leave_out or k < source.at_least}
-    if out:
-        few = f" or of fewer than {source.at_least} images" * (source.at_least > 1)
-        reason = f"{len(out)} classes, {sum(counts[n] for n in out)} images left out: "
-        reason += (", ".join(source.leave_out) or "none by name") + few
-        found.warn(found.folder, reason, "nothing: so this dataset is defined here")
-        found.aside.append(f"{len(out)} classes")
-    found.entries = [e for e in found.entries if e[2] not in out]

@@ -25,7 +25,8 @@ def build(model, images, folder):
         )
     gallery = Gallery(keras.models.load_model(model, compile=False))
     images = Path(images).expanduser().resolve()
-    data = load_images(images, gallery.size, cache_dir=read_config().runs / "cache")
+    config = read_config()
+    data = load_images(images, gallery.size, cache_dir=config.runs / "cache", layout=config.layout)
     names = [data.class_names[label] for label in data.labels]
     gallery.add_embeddings(embed(gallery.model, data.images), names, data.paths)
     gallery.fit_threshold()

@@ -23,8 +23,8 @@ import PIL
 
 from workbook import ROOT
 from workbook.decoding import decode, explain, open_image, pillow_heif
-from workbook.downloads import DATASETS
-from workbook.folders import Listing, entry, list_images, printable
+from workbook.downloads import DATASETS, fetch
+from workbook.folders import Listing, entry, printable, read_folder
 from workbook.run_folder import finish, workshop
 from workbook.splits import (
     content_warnings,
@@ -111,7 +111,7 @@ def load_images(
     data_home, cache_dir = Path(data_home or ROOT / "data"), Path(cache_dir or ROOT / "runs/cache")
     if str(dataset) == "toys" and layout == "auto":
         return _load_toys(size, seed, cache_dir)
-    found = list_images(dataset, data_home, layout)
+    found = _list_images(dataset, data_home, layout)
     for path in (path for path, _, name in found.entries if name == "unknown"):
         raise ValueError(
             f'{printable(Path(path).parent)}: "unknown" is what a gallery calls a stranger, so no '
@@ -177,6 +177,52 @@ def decode_image(path, size):
     for reason, remedy in remarks:
         warnings.warn(f"{printable(path)}: {reason}: {remedy}", stacklevel=2)
     return pixels
+
+
+def _list_images(dataset, data_home, layout):
+    """The `Listing` of one of `DATASETS`, or of a folder; nothing is decoded."""
+    source = DATASETS.get(str(dataset))
+    if not source:
+        return read_folder(Path(dataset).expanduser().absolute(), layout)
+    if layout != "auto":
+        raise ValueError(f"layout={layout!r} is for a folder of images: {dataset} has its own")
+    folder = fetch(str(dataset), data_home)
+    if str(dataset) == "grocery":
+        return _grocery(folder)
+    found = read_folder(folder, "classes")
+    _leave_out(source, found)
+    return found
+
+
+def _grocery(folder):
+    """The authors' splits and coarse classes; their iconic picture of a class as "reference"."""
+    rows = [
+        line.split(",") for line in (folder / "classes.csv").read_text("utf-8").splitlines()[1:]
+    ]
+    names = {int(row[1]): row[0] for row in rows}
+    entries = [(str(folder / row[4].strip("/ ")), "reference", row[0]) for row in rows]
+    for split in ("train", "validation", "test"):
+        lines = (folder / f"{split[:3] if split == 'validation' else split}.txt").read_text("utf-8")
+        for line in lines.splitlines():
+            path, label, _ = line.split(",")
+            entries.append((str(folder / path), split, names[int(label)]))
+    entries.sort(key=lambda e: (e[2], e[1], e[0]))
+    return Listing(folder, entries, "the authors' lists", coarse={r[0]: r[2] for r in rows})
+
+
+def _leave_out(source, found):
+    """Drop the classes that this dataset, as `DATASETS` has it, does not count."""
+    counts = {}
+    for _, _, name in found.entries:
+        counts[name] = counts.get(name, 0) + 1
+    out = {n for n, k in counts.items() if n in source.leave_out or k < source.at_least}
+    if out:
+        few = f" or of fewer than {source.at_least} images" * (source.at_least > 1)
+        reason = f"{len(out)} classes, {sum(counts[n] for n in out)} images left out: "
+        reason += (", ".join(source.leave_out) or "none by name") + few
+        found.warn(found.folder, reason, "nothing: so this dataset is defined here")
+        found.aside.append(f"{len(out)} classes")
+    found.entries = [e for e in found.entries if e[2] not in out]
 
 
 def _write_report(path, problems, notes):
