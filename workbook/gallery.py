@@ -264,16 +264,17 @@ class Gallery:
     def fit_threshold(self, embeddings=None, labels=None, strangers_let_in=0.05):
         """Set `.threshold` by a policy; returns `.policy`, a dict with what was measured.
 
-        Of all thresholds that let in at most this share of the strangers, the smallest that
-        accepts the most known pictures with their right name. `strangers_let_in=None`: the best
-        balance of the two shares instead.
+        At most this share of the strangers is let in, and no more of the known are refused than
+        that costs: the threshold lies half way between the farthest known picture, rightly named,
+        that can be accepted and the closest stranger who then stays outside.
+        `strangers_let_in=None`: the best balance of the two shares instead.
 
         Give *validation* pictures (n, dim), (n,) that are not in the gallery, of its classes and
         of others, and judge by `open_set` on test pictures, for these shares are optimistic. Where
-        a kind is missing, the gallery stands in: its entries, leave-one-out, for the known, and
-        then the threshold lies half way between the two kinds; pictures and entries, each without
-        the entries of its class, for strangers. A class that the network was trained on is farther
-        from the others than a class that it never saw, so real strangers come closer than those.
+        a kind is missing, the gallery stands in: its entries, leave-one-out, for the known; for
+        strangers pictures and entries, each without the entries of its class. Real strangers come
+        closer than those, for the network was not trained to keep them away. So beside known
+        pictures that were held out they only bound the threshold: it is that farthest known one.
 
         Raises ValueError for a picture that is an entry, and where nothing can play the stranger.
         Prints a caution if most of the known are refused. Explained in notebook 05, "Strangers".
@@ -300,7 +301,8 @@ class Gallery:
                 "the gallery has one class and no picture is of another: nothing can play the "
                 "stranger, so there is no threshold. Add a class, or give pictures of others"
             )
-        self.threshold = _threshold(friends, np.sort(strangers), strangers_let_in, held_out)
+        tight = held_out and trial.simulated
+        self.threshold = _threshold(friends, np.sort(strangers), strangers_let_in, tight)
         refused = friends.distances[friends.known] > self.threshold
         self.policy = {
             "threshold": self.threshold,
@@ -426,8 +428,8 @@ class Gallery:
         return gallery
 
 
-def _threshold(friends, strangers, let_in, held_out):
-    """The policy of `fit_threshold`: friends, a `Trial`; strangers (m,), ascending distances."""
+def _threshold(friends, strangers, let_in, tight):
+    """`fit_threshold` by its policy; friends: a `Trial`; strangers: (m,) ascending distances."""
     named = np.sort(friends.distances[friends.right])
     if let_in is None:
         limits = np.unique(np.concatenate([named, strangers]))
@@ -440,4 +442,4 @@ def _threshold(friends, strangers, let_in, held_out):
     if not len(accepted):
         return bound
     farthest = float(accepted[-1])
-    return farthest if held_out else (farthest + bound) / 2
+    return farthest if tight else (farthest + bound) / 2
