@@ -331,7 +331,7 @@ class Gallery:
         policy = self.policy
         limit, refused = policy["strangers_let_in_at_most"], policy["known_refused"]
         rule = "the best balance" if limit is None else f"at most {limit:.0%} of strangers let in"
-        kind = "simulated, each picture without its class" if policy["strangers_simulated"] else (
+        kind = "simulated, each picture without its class; real ones come closer" if policy["strangers_simulated"] else (
             "pictures of other classes"
         )  # fmt: skip
         text = f"threshold {self.threshold:.3f} ({rule}): when it was chosen, "
