@@ -105,7 +105,8 @@ def mine_triplets(embeddings, labels, strategy="semi-hard"):
     """The triplets that `strategy` picks in one batch, as (n, 3) int32 indices (a, p, n).
 
     "all": every valid triplet. "semi-hard": for every ordered pair (a, p) the closest negative
-    that is farther than the positive (FaceNet, Schroff et al. 2015, section 3.2); where none is,
+    that is farther than the positive, within the margin or beyond it (a later variant: FaceNet,
+    Schroff et al. 2015, section 3.2, takes negatives within the margin); where none is farther,
     the pair gives no triplet. "hard": for every ordered pair the anchor's closest negative.
     "batch-hard": for every anchor its farthest positive and its closest negative (Hermans et al.
     2017, section 2). "close-distance": for every ordered pair the negative whose distance is
