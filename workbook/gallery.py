@@ -331,9 +331,9 @@ class Gallery:
         policy = self.policy
         limit, refused = policy["strangers_let_in_at_most"], policy["known_refused"]
         rule = "the best balance" if limit is None else f"at most {limit:.0%} of strangers let in"
-        kind = "simulated, each picture without its class; real ones come closer" if policy["strangers_simulated"] else (
-            "pictures of other classes"
-        )  # fmt: skip
+        kind = "pictures of other classes"
+        if policy["strangers_simulated"]:
+            kind = "simulated, each picture without its class; real ones come closer"
         text = f"threshold {self.threshold:.3f} ({rule}): when it was chosen, "
         text += f"{policy['strangers_let_in']:.1%} of {policy['strangers']} strangers ({kind}) were"
         if refused is None:
