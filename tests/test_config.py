@@ -117,3 +117,10 @@ def test_what_a_run_hands_on_is_read_as_the_same(monkeypatch, tmp_path):
             for name in ("preset", "dataset", "weights", "backbone"):
                 notebook.setenv(f"SIAMESE_{name.upper()}", str(getattr(config, name)))
             assert read_config() == config and read_config().why == config.why
+
+
+def test_settings_are_shown_without_the_way_to_them(tmp_path):
+    shown = str(read_config(preset="quick", runs=tmp_path / "results", data_home=ROOT / "data"))
+    lines = dict(line.split(maxsplit=1) for line in shown.splitlines())
+    assert (lines["runs"], lines["data_home"]) == ("results", "data")
+    assert str(tmp_path) not in shown and ".." not in shown

@@ -102,15 +102,12 @@ class Config:
         return path
 
     def __str__(self):
-        """One setting a line; paths as seen from the workbook, which says less of the machine."""
+        """One setting a line; of a path outside the workbook only the last part is shown."""
 
         def shown(value):
-            if not Path(str(value)).is_absolute():
-                return value
-            try:
-                return os.path.relpath(value, ROOT)
-            except ValueError:  # on another drive
-                return value
+            path = Path(str(value))
+            inside = path.is_absolute() and path.is_relative_to(ROOT)
+            return path.relative_to(ROOT) if inside else path.name if path.is_absolute() else value
 
         return "\n".join(f"{name:10} {shown(value)}" for name, value in asdict(self).items())
 
