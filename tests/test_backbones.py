@@ -51,7 +51,8 @@ SHARED = Path(__file__).resolve().parents[2] / "shared/weights/efficientnet_lite
 
 def output(model, images):
     """What `model` gives, layer by layer: to compile it for one batch would take longer."""
-    model = keras.Model(model.input, model.output)  # takes an array, not a list of one
+    model = keras.Model(model.inputs[0], model.output)  # Keras warns of a list of one input
+    model = keras.Model(model.inputs[0], model.output)  # Keras warns of a list of one input
     return keras.ops.convert_to_numpy(model(images, training=False))
 
 
