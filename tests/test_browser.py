@@ -216,10 +216,10 @@ def test_live_plot_changes_in_place_while_the_training_cell_runs(browser, lab, w
     chromium.until(lambda: copy.stat().st_mtime > before.st_mtime, 30, "the saved copy")
     source = (workbook / "notebooks/04_training.ipynb").stat()
     assert source.st_mtime < before.st_mtime, "the checkout stays clean"
+    dark_theme_keeps_the_plot_on_its_own_light_ground(browser)
 
 
-def test_dark_theme_keeps_the_plot_on_its_own_light_ground(browser, lab):
-    """After the test above, in the same page."""
+def dark_theme_keeps_the_plot_on_its_own_light_ground(browser):
     browser.click(".lm-MenuBar-itemLabel", "Settings")
     browser.click(".lm-Menu-item", "Theme")
     browser.click(".lm-Menu-item", "JupyterLab Dark")

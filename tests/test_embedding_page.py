@@ -87,12 +87,19 @@ def test_notebook_shows_the_page_in_a_frame_of_its_own(page):
 
 
 @pytest.fixture(scope="module")
-def browser(page):
+def chrome():
     if chromium.find() is None:
         pytest.skip("no Chromium or Chrome is installed")
     with chromium.Browser(1280, 800) as browser:
-        browser.open(page[0].as_uri())
         yield browser
+
+
+@pytest.fixture
+def browser(chrome, page):
+    """The browser with the page just opened, as nobody has touched it."""
+    chrome.open(page[0].as_uri())
+    chrome.mouse("mouseMoved", 1270, 790)
+    return chrome
 
 
 def test_page_needs_no_address_but_its_own(browser):

@@ -303,7 +303,7 @@ def _load_toys(size, seed, cache_dir, seen=80, validation=12, unseen=24):
     recipe = (ROOT / "workbook/toys.py").read_text("utf-8") + str((size, seed, sizes))
     cache = cache_dir / f"toys-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.npz"
     try:
-        with np.load(cache) as stored:
+        with open(cache, "rb") as file, np.load(file) as stored:  # np.load leaves a broken one open
             factors = dict(stored)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):  # none, or a broken one
         print(f"drawing {sum(sizes):,} toys, once: about half a minute", flush=True)

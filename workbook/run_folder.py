@@ -1,5 +1,6 @@
 """Files and folders that are whole or not there: written beside, renamed at the end; and locks."""
 
+import atexit
 import contextlib
 import errno
 import os
@@ -75,6 +76,13 @@ def save_model(model, path):
 
 
 _held = {}  # lock file -> the open file that holds it
+
+
+@atexit.register
+def _unlock_all():
+    """At the end of the process; a killed one's locks go with it."""
+    for file in _held.values():
+        file.close()
 
 
 def lock_folder(folder):
