@@ -15,7 +15,7 @@ test: .venv/ready
 	@$(BIN)/python -m pytest
 
 # what a change needs before it is committed: under a minute
-QUICK := house config exercises figures metrics_reference model retrieval triplets verification commands
+QUICK := house config figures metrics_reference model retrieval triplets verification commands
 check: .venv/ready
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m pytest -p no:nbval -o addopts=-q $(wildcard $(QUICK:%=tests/test_%.py))
