@@ -3,15 +3,13 @@
 Explained in notebook 03, "The model of this run".
 """
 
-import contextlib
 import re
-import socket
 import traceback
 import warnings
 from collections import Counter
 
 import siamese_utils as su
-from workbook import downloads
+from workbook.downloads import time_limit
 from workbook.efficientnet_lite import efficientnet_lite0
 from workbook.mining import synchronize_batch_norm
 from workbook.start import keras, tf
@@ -95,7 +93,7 @@ def _from_keras(name, weights, input_shape):
     """A model of `keras.applications` with its preprocessing inside, and where to train it from."""
     module, train_from = next(about for start, about in FAMILIES.items() if name.startswith(start))
     try:
-        with _time_limit(), warnings.catch_warnings():
+        with time_limit(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`input_shape` is undefined")  # as it shall be
             if name == "ResNet50":
                 return su.resnet50(input_shape, weights), train_from
@@ -124,17 +122,6 @@ def _file_asked_for(error):
             if name in frame.f_locals:
                 return frame.f_locals[name]
     return "its file"
-
-
-@contextlib.contextmanager
-def _time_limit():
-    """Keras waits for ever for a server that has gone silent; within this, half a minute."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(downloads.TIMEOUT)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 def _renumber(model):

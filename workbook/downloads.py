@@ -3,6 +3,7 @@
 `images` reads them. Explained in notebook 01.
 """
 
+import contextlib
 import gzip
 import socket
 import stat
@@ -88,11 +89,20 @@ def fetch(name, data_home):
     return target
 
 
+@contextlib.contextmanager
+def time_limit():
+    """Within this a server that has gone silent is an error; Keras would wait for it for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
 def _download(source, folder):
     """The file behind a source's address, in `folder`, by Keras; once more if the line is cut."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT)  # Keras has none of its own
-    try:
+    with time_limit():
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 path = keras.utils.get_file(
@@ -112,8 +122,6 @@ def _download(source, folder):
                 if answered or getattr(error, "errno", None) in FULL or attempt == ATTEMPTS:
                     raise
                 print(f"{error}: trying again")
-    finally:
-        socket.setdefaulttimeout(before)
     _refuse_web_page(Path(path))
     return Path(path)
 

@@ -19,7 +19,8 @@ from sklearn.metrics import pairwise_distances_chunked
 from sklearn.neighbors import NearestNeighbors
 
 from siamese_utils import embed
-from workbook.images import decode_image, printable
+from workbook.folders import printable
+from workbook.images import decode_image
 from workbook.start import keras
 
 

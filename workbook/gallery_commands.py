@@ -8,8 +8,9 @@ import glob
 from pathlib import Path
 
 from siamese_utils import embed
+from workbook.folders import printable
 from workbook.gallery import Gallery
-from workbook.images import load_images, printable
+from workbook.images import load_images
 from workbook.settings import read_config
 from workbook.start import keras
 
