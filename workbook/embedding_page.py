@@ -8,6 +8,7 @@ import base64
 import html
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits  # scikit-learn brings it along
 
 from workbook.retrieval import nearest_neighbors
+from workbook.tables import escaped
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 
@@ -76,11 +78,12 @@ def write_page(
         "columns": columns,
         "side": side,
     }
-    page = TEMPLATE.read_text("utf-8")
-    page = page.replace("{{title}}", html.escape(title)).replace("{{sheet}}", address)
     data = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")  # no </script> in names
+    parts = {"title": escaped(title), "sheet": address, "data": data}
+    # in one pass: a title or a name that says {{data}} stays what it is
+    page = re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], TEMPLATE.read_text("utf-8"))
     path = Path(path)
-    path.write_text(page.replace("{{data}}", data), encoding="utf-8")
+    path.write_text(page, encoding="utf-8")
     return path
 
 

@@ -15,7 +15,7 @@ def show_images(images, titles=None, columns=12, colors=None, width=12, title=No
     """A grid of images (n, h, w, 3), 0..255; the figure.
 
     titles stand above the images, captions below them, colors are those of their frames: each one
-    an image.
+    an image. They are shown as they are: a class called "$x$" is no formula.
     """
     rows, lines = -(-len(images) // columns), (titles is not None) + (captions is not None)
     height = width / columns * rows * (1 + 0.13 * lines) + 0.4 * bool(title)
@@ -28,14 +28,14 @@ def show_images(images, titles=None, columns=12, colors=None, width=12, title=No
         if i < len(images):
             axis.imshow(np.asarray(images[i], np.uint8), interpolation="none")
             if titles is not None:
-                axis.set_title(titles[i], fontsize=8)
+                axis.set_title(titles[i], fontsize=8, parse_math=False)
             if captions is not None:
-                axis.set_xlabel(captions[i], fontsize=8)
+                axis.set_xlabel(captions[i], fontsize=8, parse_math=False)
             for spine in axis.spines.values():
                 spine.set(visible=colors is not None, linewidth=3)
                 spine.set_color(colors[i] if colors is not None else "none")
     if title:
-        figure.suptitle(title)
+        figure.suptitle(title, parse_math=False)
     return figure
 
 

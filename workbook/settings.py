@@ -12,7 +12,7 @@ from IPython import get_ipython
 from workbook import ROOT
 from workbook.backbones import NAMES
 from workbook.downloads import DATASETS
-from workbook.folders import LAYOUTS
+from workbook.folders import LAYOUTS, printable
 from workbook.start import GPUS, keras, tf
 
 VARIABLES = {  # name: what it chooses
@@ -107,7 +107,8 @@ class Config:
         def shown(value):
             path = Path(str(value))
             inside = path.is_absolute() and path.is_relative_to(ROOT)
-            return path.relative_to(ROOT) if inside else path.name if path.is_absolute() else value
+            value = path.name if path.is_absolute() else value
+            return printable(path.relative_to(ROOT) if inside else value)
 
         return "\n".join(f"{name:10} {shown(value)}" for name, value in asdict(self).items())
 

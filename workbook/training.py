@@ -220,7 +220,7 @@ class LiveLossPlot(keras.callbacks.Callback):
             axis.set(xlabel="epoch", ylabel=label, ylim=(0, 1.02 if label == "share" else None))
             if axis.lines:
                 axis.legend()
-        self.figure.suptitle(self.title)
+        self.figure.suptitle(self.title, parse_math=False)
         self.drawn = time.monotonic()
         if "ipykernel" in sys.modules:
             if self.handle is None:
