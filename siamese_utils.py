@@ -87,10 +87,8 @@ def resnet50(input_shape=(200, 200, 3), weights="imagenet"):
     if tuple(input_shape[2:]) != (3,):
         raise ValueError(f"ResNet50 takes RGB, not {input_shape}: np.repeat(grey, 3, axis=-1)")
     image = keras.Input(input_shape, name="image")
-    preprocessed = ResNetPreprocessing(name="preprocessing")(image)
-    return keras.applications.ResNet50(
-        include_top=False, weights=weights, input_tensor=preprocessed
-    )
+    x = ResNetPreprocessing(name="preprocessing")(image)
+    return keras.applications.ResNet50(include_top=False, weights=weights, input_tensor=x)
 
 
 def specified_head(feature_map, units=(512, 256, 256)):
@@ -176,17 +174,19 @@ def embed(model, inputs, batch_size=64, rows=None):
         wanted = f"the model takes {model.input_shape}; of grey images, np.repeat(x, 3, axis=-1)"
         raise ValueError(f"inputs of shape {inputs.shape}: {wanted}")
     rows = np.arange(len(inputs)) if rows is None else np.asarray(rows)
-    found, bar, begin = [np.empty((0, model.output_shape[-1]), np.float32)], None, time.monotonic()
-    for first in range(0, len(rows), batch_size):
-        batch = np.asarray(inputs[rows[first : first + batch_size]], np.float32)
+    n = len(rows)
+    found, bar, begin = np.empty((n, model.output_shape[-1]), np.float32), None, time.monotonic()
+    for first in range(0, n, batch_size):
+        part = slice(max(0, min(first, n - batch_size)), first + batch_size)  # the last overlaps,
+        batch = np.asarray(inputs[rows[part]], np.float32)  # so that one shape is compiled
         if first == 0 and batch.shape[3:] == (3,) and 0 < batch.max() <= 1:
             warnings.warn("images in 0..1: an embedding model takes 0..255", stacklevel=2)
-        found.append(model.predict_on_batch(batch)[: len(batch)])  # once, of several devices
+        found[part] = model.predict_on_batch(batch)[: len(batch)]  # once, of several devices
         if bar is None and time.monotonic() - begin > 5:
-            bar = keras.utils.Progbar(len(rows), unit_name="image")
+            bar = keras.utils.Progbar(n, unit_name="image")
         if bar:
-            bar.update(min(first + batch_size, len(rows)))
-    return np.concatenate(found)
+            bar.update(min(part.stop, n))
+    return found
 
 
 # -------------------------------------------------------------------------------- 3 Siamese network

@@ -261,6 +261,47 @@ def test_augmented_views_follow_the_images_as_they_are(tmp_path):
         assert (first != second).any() and (second != third).any()
 
 
+def test_views_are_read_ahead_and_the_same_as_one_after_the_other(tmp_path):
+    photos = np.random.default_rng(0).integers(0, 256, (10, 16, 16, 3)).astype(np.uint8)
+    trunk, _ = su.split_at_freeze_point(small_embedding())
+    options = {"dtype": "float32", "batch_size": 4, "views": 3}
+    views = [trunk_features(trunk, photos, tmp_path / str(i), **options) for i in range(2)]
+    np.testing.assert_array_equal(*views, err_msg="the same each time")
+    augment, expected = augmentation(), []
+    for first in range(0, 30, 4):  # batches of 4, the third of them half plain
+        place = np.arange(first, min(first + 4, 30))
+        batch = np.float32(photos[place % 10])
+        if (place >= 10).any():
+            batch[place >= 10] = augment(batch[place >= 10], training=True)
+        expected.append(trunk.predict_on_batch(batch))
+    np.testing.assert_allclose(views[0], np.concatenate(expected), atol=1e-5)
+    trunk_features(trunk, photos, tmp_path / "0", **options | {"batch_size": 5})
+    assert len(list((tmp_path / "0").glob("*.npy"))) == 2, "other batches, other views: other files"
+
+
+def test_one_program_is_compiled_for_all_batches_also_a_last_smaller_one(tmp_path):
+    traced = []
+
+    class Trace(keras.layers.Layer):
+        def call(self, x):  # runs when TensorFlow traces a shape, not with each batch
+            traced.append(x.shape)
+            return x
+
+    image = keras.Input((16, 16, 3))
+    model = keras.Model(image, keras.layers.Rescaling(1 / 255)(Trace()(image)))
+    photos = np.random.default_rng(0).integers(0, 256, (10, 16, 16, 3)).astype(np.uint8)
+    traced.clear()
+    found = trunk_features(model, photos, tmp_path, "float32", batch_size=4, views=2)
+    np.testing.assert_allclose(found[:10], photos / 255, atol=1e-6)
+    assert traced == [(4, 16, 16, 3)]
+    model = keras.Model(image, keras.layers.GlobalAveragePooling2D()(model(image)))
+    for count in (10, 3, 0):
+        traced.clear()
+        found = su.embed(model, photos[:count], batch_size=4)
+        np.testing.assert_allclose(found, photos[:count].mean((1, 2)) / 255, atol=1e-6)
+        assert len(traced) <= 1
+
+
 def test_rows_of_a_larger_array_are_all_that_is_computed(tmp_path):
     photos = np.random.default_rng(0).integers(0, 256, (10, 16, 16, 3)).astype(np.uint8)
     trunk, tail = su.split_at_freeze_point(small_embedding())

@@ -16,6 +16,8 @@ from workbook.start import keras, tf
 
 register = keras.saving.register_keras_serializable(package="siamese_utils")
 
+VERSION = 2  # of how the numbers are computed; another one wherever a digit of them may change
+
 
 @register
 class RandomCropResize(keras.layers.Layer):
@@ -41,7 +43,7 @@ class RandomCropResize(keras.layers.Layer):
         w = tf.minimum(tf.sqrt(share) * stretch, 1)
         h = tf.minimum(tf.sqrt(share) / stretch, 1)
         x, y = x * (1 - w), y * (1 - h)
-        left, right = tf.where(side < 0.5, (x, x + w), (x + w, x))  # swapped ends mirror
+        left, right = tf.unstack(tf.where(side < 0.5, (x, x + w), (x + w, x)))  # swapped: mirrored
         boxes = tf.stack([y, left, y + h, right], axis=1)
         return tf.image.crop_and_resize(images, boxes, tf.range(count), (height, width))
 
@@ -74,9 +76,9 @@ def trunk_features(
     the images as they are, then each time all of them through `augmentation`. Images are read a
     batch at a time: they may be a memmap that is larger than the memory.
 
-    Kept under `cache_dir` (default `<root>/runs/cache`) under a key made of the images, the
-    trunk, its weights, `dtype` and the augmentation; a file that is half-written or of other images
-    is never used.
+    Kept under `cache_dir` (default `<root>/runs/cache`) under a key made of the images, the trunk,
+    its weights, `dtype` and, of views, the augmentation and `batch_size`; a file that is
+    half-written or of other images is never used.
     float16 halves the disk; float32 makes cached and uncached training agree to rounding.
     Raises ValueError where float16 overflows. Explained in notebook 04, "Compute the trunk once".
     """
@@ -84,8 +86,9 @@ def trunk_features(
     cache_dir.mkdir(parents=True, exist_ok=True)
     rows = np.arange(len(images)) if rows is None else np.asarray(rows)
     augment = augmentation()
-    recipe = [layer.get_config() | {"name": ""} for layer in augment.layers] if views > 1 else []
-    about = f"{len(rows)} {images.shape[1:]} {dtype} {views} {recipe} {trunk.to_json()}"
+    recipe = [layer.get_config() | {"name": ""} for layer in augment.layers]
+    recipe = [batch_size, *recipe] if views > 1 else []  # what is drawn depends on the batch
+    about = f"{VERSION} {len(rows)} {images.shape[1:]} {dtype} {views} {recipe} {trunk.to_json()}"
     digest = hashlib.sha256(about.encode())
     for array in trunk.get_weights():
         digest.update(np.ascontiguousarray(array))
@@ -103,16 +106,39 @@ def trunk_features(
     with workshop(cache) as folder:  # gone again if anything fails, also when interrupted
         with open(folder / "new.npy", "wb") as file:  # not mapped: a full disk is then an error
             np.lib.format.write_array_header_2_0(file, about)
-            for first in range(0, shape[0], batch_size):
-                place = np.arange(first, min(first + batch_size, shape[0]))
-                batch = np.float32(images[rows[place % len(rows)]])
-                fresh = place >= len(rows)  # past the first view
-                if fresh.any():
-                    batch[fresh] = augment(batch[fresh], training=True)
-                features = trunk.predict_on_batch(batch)[: len(batch)]  # as in `embed`
+            for count, batch in padded_batches(images, rows, views, augment, batch_size):
+                features = trunk.predict_on_batch(batch)[: int(count)]  # as in `embed`
                 if not np.abs(features).max() <= np.finfo(dtype).max:
                     raise ValueError(f"the trunk's output does not fit {dtype}: use float32")
                 file.write(features.astype(dtype).tobytes())
-                progress.update(place[-1] + 1)
+                progress.add(len(features))
         os.replace(folder / "new.npy", cache)
     return np.load(cache, mmap_mode="r")
+
+
+def padded_batches(images, rows, views, augment, batch_size):
+    """A `tf.data.Dataset` of (count, batch): these rows of the images, then their further views.
+
+    A batch, (size, h, w, 3) float32, is read and augmented while the trunk works on the one before.
+    All are of one size, so that one program is compiled for all; the last is filled up with zeros,
+    and `count` of its images are real. Batches are made in turn, so that the views of a seed are
+    the same each time.
+    """
+    total = views * len(rows)
+    size = min(batch_size, total)
+
+    def read(first):
+        return images[rows[np.arange(first, min(first + size, total)) % len(rows)]]
+
+    def augmented(batch, plain):  # all but the first `plain`
+        return tf.concat([batch[:plain], augment(batch[plain:], training=True)], axis=0)
+
+    def make(first):
+        batch = tf.numpy_function(read, [first], images.dtype)
+        batch = tf.cast(tf.ensure_shape(batch, (None, *images.shape[1:])), tf.float32)
+        count, plain = tf.shape(batch)[0], tf.maximum(len(rows) - tf.cast(first, tf.int32), 0)
+        if views > 1:
+            batch = tf.cond(plain < count, lambda: augmented(batch, plain), lambda: batch)
+        return count, tf.pad(batch, [[0, size - count], *[[0, 0]] * (batch.shape.rank - 1)])
+
+    return tf.data.Dataset.range(0, total, size).map(make).prefetch(2)
