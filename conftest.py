@@ -28,7 +28,12 @@ def pytest_runtest_makereport(item, call):
     return report
 
 
-TRIED = {"odd_image": "odd images", "odd_dataset": "odd datasets", "fault": "faults"}
+TRIED = {
+    "odd_image": "odd images",
+    "odd_dataset": "odd datasets",
+    "fault": "faults",
+    "hostile": "strangers' tricks",
+}
 counts = dict.fromkeys(TRIED, 0)  # fault(3): a test that tries three
 
 

@@ -9,6 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -20,7 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from workbook import ROOT, embedding_page, toys
+from workbook import ROOT, embedding_page, run, toys
 from workbook import lab as launch
 
 # where screenshots stay for a look; the tests need them nowhere
@@ -258,6 +260,54 @@ def test_interactive_page_works_inside_the_notebook(browser, lab, workbook):
     browser.run("dots[3].dispatchEvent(new Event('click'))", frames[0])
     assert browser.run("list.children.length", frames[0]) == 8
     shot(browser, "interactive")
+
+
+RUNS_A_SCRIPT = '<img src=x onerror="window.ran=1">.jpg'
+FORMULA = r"$\alpha$"
+
+
+def audit_of_hostile_names(path):
+    """A notebook whose last cell is the audit table of notebook 1, of files with such names."""
+    source = nbformat.read(ROOT / "notebooks/01_data_exploration.ipynb", as_version=4)
+    [audit] = [c.source for c in source.cells if "*data.problems, *data.warnings" in c.source]
+    data = f"""
+        import sys; sys.path.insert(0, "..")
+        from types import SimpleNamespace
+        from workbook import folders, tables
+        files = [folders.entry(name, name, "-") for name in ({RUNS_A_SCRIPT!r}, {FORMULA!r})]
+        data = SimpleNamespace(problems=files, warnings=[])
+    """
+    cells = [nbformat.v4.new_code_cell(text) for text in (textwrap.dedent(data), audit)]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
+
+
+def is_shown_and_not_carried_out(browser):
+    cells = "[...document.querySelectorAll('.jp-OutputArea td')].map(e => e.textContent)"
+    assert browser.wait(f"{cells}.length == 6 && {cells}", 60) == [
+        RUNS_A_SCRIPT, RUNS_A_SCRIPT, "-", FORMULA, FORMULA, "-"
+    ]  # fmt: skip
+    time.sleep(1)  # what is not to happen
+    assert browser.run("window.ran ?? 0") == 0, "the file's name ran in the page"
+    made = "document.querySelectorAll('.jp-OutputArea :is(img, mjx-container, .MathJax)').length"
+    assert browser.run(made) == 0, "neither a picture nor a formula"
+
+
+@pytest.mark.hostile(2)
+def test_the_name_of_a_file_runs_nothing_in_lab(browser, lab, workbook):
+    audit_of_hostile_names(workbook / "lab/hostile.ipynb")
+    open_notebook(browser, lab, "hostile.ipynb")
+    browser.click(".lm-MenuBar-itemLabel", "Run")
+    browser.click(".lm-Menu-item", "Run All Cells")
+    is_shown_and_not_carried_out(browser)
+
+
+@pytest.mark.hostile(2)
+def test_the_name_of_a_file_runs_nothing_in_the_html_copy(browser, workbook):
+    audit_of_hostile_names(workbook / "lab/for_html.ipynb")
+    assert run.execute(workbook / "lab/for_html.ipynb", workbook / "copy.ipynb") is None
+    browser.open((workbook / "copy.html").as_uri())
+    is_shown_and_not_carried_out(browser)
 
 
 # each output and text of the notebook, scrolled to: how many there are, which are too wide, where

@@ -9,7 +9,8 @@ import pytest
 
 from workbook import embedding_page, toys
 
-NAMES = ["red </script> fish", "tea & cup", "key <b>"]
+NAMES = ["red </script> fish", "tea & cup", "key <img src=x onerror='window.ran=1'> {{data}}"]
+TITLE = "A <map> of {{data}}<img src=x onerror='window.ran=1'>"
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +20,7 @@ def page(tmp_path_factory):
     embeddings = np.eye(3)[labels] + np.random.default_rng(0).normal(0, 0.05, (30, 3))
     points = embeddings[:, :2]
     path = tmp_path_factory.mktemp("page") / "map of it.html"
-    embedding_page.write_page(path, embeddings, images, labels, NAMES, "A <map>", points, k=5)
+    embedding_page.write_page(path, embeddings, images, labels, NAMES, TITLE, points, k=5)
     return path, embeddings.astype(np.float32), labels
 
 
@@ -107,9 +108,19 @@ def test_page_needs_no_address_but_its_own(browser):
              if e["method"] == "Network.requestWillBeSent"]  # fmt: skip
     assert asked and all(url.startswith(("file:", "data:")) for url in asked)
     assert not [e for e in browser.events if e["method"] == "Runtime.exceptionThrown"]
-    assert browser.run("document.title") == "A <map>"
+    assert browser.run("document.title") == TITLE
     assert browser.run("document.querySelectorAll('.dot').length") == 30
     assert browser.run("document.documentElement.scrollWidth <= innerWidth"), "no overflow"
+
+
+@pytest.mark.hostile(2)
+def test_markup_in_a_title_or_a_class_is_shown_and_not_carried_out(browser, page):
+    i = int((page[2] == 2).argmax())
+    browser.click(f".dot[aria-label^='image {i},']")
+    for place in ("head", "list"):
+        assert NAMES[2] in browser.run(f"{place}.textContent")
+    assert browser.run("document.querySelector('h1').textContent") == TITLE
+    assert browser.run("document.querySelectorAll('img').length + (window.ran ?? 0)") == 0
 
 
 def test_pointing_at_a_dot_shows_its_picture(browser):

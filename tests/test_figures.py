@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from workbook import figures
+from workbook import figures, training
 from workbook.start import keras
 
 
@@ -25,6 +25,19 @@ def test_triplets_stand_in_columns_with_their_distances_below():
     assert shown == [0, 3, 1, 4, 2, 5]
     below = ["", "", "d(a, p) = 0.500", "d(a, p) = 1.000", "d(a, n) = 2.000", "d(a, n) = 0.250"]
     assert [axis.get_xlabel() for axis in figure.axes] == below
+
+
+@pytest.mark.hostile(3)
+def test_a_class_that_looks_like_a_formula_is_written_as_it_is():
+    name = r"$\foo$"  # as a formula it is an error, which would stop the notebook
+    pictures = np.zeros((2, 4, 4, 3), np.uint8)
+    figure = figures.show_images(pictures, [name] * 2, captions=[name] * 2, title=name)
+    plot = training.LiveLossPlot(name, live=False)
+    plot._draw()
+    for drawn in (figure, plot.figure):
+        drawn.canvas.draw()
+        assert drawn.get_suptitle() == name
+    assert [axis.get_title() for axis in figure.axes[:2]] == [name] * 2
 
 
 def test_the_drawn_embedding_counts_what_is_frozen_trained_and_only_kept():
