@@ -12,6 +12,7 @@ import siamese_utils as su
 from workbook.downloads import time_limit
 from workbook.efficientnet_lite import efficientnet_lite0
 from workbook.mining import synchronize_batch_norm
+from workbook.saved_models import load_model
 from workbook.start import keras, tf
 
 # How the names of a family begin: its module in keras.applications, and the first layer of its last
@@ -83,7 +84,7 @@ def load_backbone(name, weights, input_shape, cache_dir=None):
 def _from_file(path):
     if not str(path).endswith(".keras"):
         raise ValueError(f"BACKBONE={path} is no .keras file and none of: {' | '.join(NAMES)}")
-    model = keras.models.load_model(path)
+    model = load_model(path)
     if len(model.output_shape) != 4:
         raise ValueError(f"{path}: gives {model.output_shape}, not (batch, h, w, channels)")
     return model

@@ -8,7 +8,6 @@ Notebook 05 saves one of its run in `runs/<run>/gallery`. Explained there, "A ga
 """
 
 import hashlib
-import io
 import json
 import os
 from dataclasses import dataclass
@@ -19,8 +18,11 @@ from sklearn.metrics import pairwise_distances_chunked
 from sklearn.neighbors import NearestNeighbors
 
 from siamese_utils import embed
+from workbook import gallery_files
 from workbook.folders import printable
 from workbook.images import decode_image
+from workbook.run_folder import workshop
+from workbook.saved_models import load_model
 from workbook.start import keras
 
 
@@ -66,7 +68,7 @@ class Gallery:
     input. Explained in notebook 05, "A gallery to take away".
     """
 
-    FORMAT = 2  # of what `save` writes; 1 had no policy
+    FORMAT = 3  # of what `save` writes; 1 had no policy, 2 no hash of the model's file
 
     def __init__(self, embedding_model):
         _, height, width, channels = embedding_model.input_shape
@@ -96,8 +98,11 @@ class Gallery:
             )
         return image
 
-    def _embed(self, images):
-        """Embeddings (n, dim) of paths or arrays; a batch is read when its turn comes."""
+    def embeddings_of(self, images):
+        """Embeddings (n, dim) of paths or arrays (s, s, 3); a batch is read when its turn comes.
+
+        Raises OSError or ValueError if one is no image or of another size.
+        """
         found, bar = [self.embeddings[:0]], None
         if len(images) > 256:
             bar = keras.utils.Progbar(len(images), unit_name="image")
@@ -131,7 +136,7 @@ class Gallery:
             raise ValueError(f"{str(images_or_paths)!r} is one path: give a list of paths")
         labels = self._checked(labels, len(images_or_paths), "images")
         paths = [x if isinstance(x, (str, Path)) else "" for x in images_or_paths]
-        self.add_embeddings(self._embed(images_or_paths), labels, paths)
+        self.add_embeddings(self.embeddings_of(images_or_paths), labels, paths)
 
     def add_embeddings(self, embeddings, labels, paths=None):
         """Add what `embed` gave: embeddings (n, dim), labels (n,), paths (n,) or None.
@@ -167,7 +172,7 @@ class Gallery:
 
         Raises ValueError if the gallery is empty; OSError or ValueError for what is no image.
         """
-        return self.identify_embedding(self._embed([image])[0], k)
+        return self.identify_embedding(self.embeddings_of([image])[0], k)
 
     def identify_embedding(self, embedding, k=5):
         """The `Match` of an embedding (dim,)."""
@@ -352,40 +357,43 @@ class Gallery:
         """Write the model and the entries, and last gallery.json, which names the two files.
 
         The files are named by their content and gallery.json is replaced in one stroke, so a save
-        that is cut short leaves the older gallery as it was. Arrays and JSON; nothing is pickled.
+        that is cut short leaves the older gallery as it was. Then its two files go, and no others.
+        Arrays and JSON; nothing is pickled.
         """
-        folder, entries = Path(folder), io.BytesIO()
-        folder.mkdir(parents=True, exist_ok=True)
-        np.savez(entries, embeddings=self.embeddings, labels=self.labels, paths=self.paths)
-        weights, content = self._fingerprint(), hashlib.sha256(entries.getvalue()).hexdigest()
-        about = {
-            "format": self.FORMAT,
-            "embedding_size": self.embeddings.shape[1],
-            "threshold": self.threshold,
-            "policy": self.policy,
-            "model": f"embedding-{weights[:16]}.keras",
-            "model_weights_sha256": weights,
-            "entries": f"entries-{content[:16]}.npz",
-            "entries_sha256": content,
-        }
-        for name, write in (
-            (about["model"], self.model.save),
-            (about["entries"], lambda path: path.write_bytes(entries.getvalue())),
-            ("gallery.json", lambda path: path.write_text(json.dumps(about, indent=1))),
-        ):
-            partial = folder / f"part{os.getpid()}-{name}"
-            write(partial)
-            os.replace(partial, folder / name)
-        for old in (*folder.glob("embedding-*.keras"), *folder.glob("entries-*.npz")):
-            if old.name not in about.values():
-                old.unlink()
+        folder = Path(folder)
+        former = gallery_files.files_of(folder, self.FORMAT)
+        with workshop(folder / "gallery") as work:
+            self.model.save(work / "model.keras")
+            arrays = {"embeddings": self.embeddings, "labels": self.labels, "paths": self.paths}
+            np.savez(work / "entries.npz", **arrays)
+            model = gallery_files.hash_of(work / "model.keras")
+            entries = gallery_files.hash_of(work / "entries.npz")
+            about = {
+                "format": self.FORMAT,
+                "embedding_size": self.embeddings.shape[1],
+                "threshold": self.threshold,
+                "policy": self.policy,
+                "model": f"embedding-{model[:16]}.keras",
+                "model_sha256": model,
+                "model_weights_sha256": self._fingerprint(),
+                "entries": f"entries-{entries[:16]}.npz",
+                "entries_sha256": entries,
+            }
+            (work / "gallery.json").write_text(json.dumps(about, indent=1), "utf-8")
+            os.replace(work / "model.keras", folder / about["model"])
+            os.replace(work / "entries.npz", folder / about["entries"])
+            os.replace(work / "gallery.json", folder / "gallery.json")
+        for name in former - {about["model"], about["entries"]}:
+            (folder / name).unlink(missing_ok=True)
 
     @classmethod
     def load(cls, folder):
-        """What `save` wrote. Raises FileNotFoundError if there is no gallery in `folder`.
+        """What `save` wrote; nothing of the model is loaded unless its file is the one saved.
 
-        Raises ValueError for a newer format, another embedding size, or files that are not those
-        that were saved. Of the first format the threshold is not taken over, which is printed.
+        Raises FileNotFoundError if there is no gallery in `folder`, or none that is whole and as
+        `save` writes it. Raises ValueError for a newer format, another embedding size, or files
+        that are not those that were saved. Of the first format the threshold is not taken over,
+        which is printed. A model can run code: load a gallery as you would run a program.
         """
         folder = Path(folder)
         shown = printable(folder)
@@ -396,28 +404,22 @@ class Gallery:
                 "(runs/<run>/gallery), or make one: python -m workbook build MODEL IMAGES GALLERY"
             )
         try:
-            about = json.loads((folder / "gallery.json").read_text("utf-8"))
-            if about["format"] > cls.FORMAT:
-                raise ValueError(
-                    f"{shown}: written by a newer version (format {about['format']}; this one "
-                    f"reads {cls.FORMAT}): update the workbook"
-                )
-            entries = (folder / about["entries"]).read_bytes()
-            gallery = cls(keras.models.load_model(folder / about["model"], compile=False))
-        except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+            about = gallery_files.read_about(folder, cls.FORMAT)
+            size, model = about["embedding_size"], folder / about["model"]
+            entries = gallery_files.read_entries(folder, about)
+            gallery_files.check_hash(model, about.get("model_sha256"))
+            gallery = cls(load_model(model))
+            if (found := gallery.embeddings.shape[1]) != size:
+                raise ValueError(f"the model gives {found} numbers, not {size}: restore its files")
+            if gallery._fingerprint() != about["model_weights_sha256"]:
+                raise ValueError("the model has other weights than that of the entries: restore it")
+        except (OSError, gallery_files.NotWhole) as error:
             raise FileNotFoundError(
-                f"{shown} holds no whole gallery ({error!r}): build it again"
+                f"{shown} holds no whole gallery ({printable(error)}): build it again"
             ) from error
-        size, expected = gallery.embeddings.shape[1], about["embedding_size"]
-        changed = f"the model gives {size} numbers, not {expected}" if size != expected else ""
-        if not changed and gallery._fingerprint() != about["model_weights_sha256"]:
-            changed = "the model has other weights than the one that the entries are from"
-        if not changed and hashlib.sha256(entries).hexdigest() != about["entries_sha256"]:
-            changed = f"{about['entries']} was changed"
-        if changed:
-            raise ValueError(f"{shown}: {changed}; build the gallery again")
-        with np.load(io.BytesIO(entries), allow_pickle=False) as stored:
-            gallery._set(stored["embeddings"], stored["labels"], stored["paths"])
+        except ValueError as error:
+            raise ValueError(f"{shown}: {printable(error)}, or build the gallery again") from error
+        gallery._set(*entries)
         if about["format"] == 1:
             print(
                 f"{shown} is of the former format, whose threshold could be chosen on its own "

@@ -11,6 +11,7 @@ from siamese_utils import embed
 from workbook.folders import printable
 from workbook.gallery import Gallery
 from workbook.images import load_images
+from workbook.saved_models import load_model
 from workbook.settings import read_config
 from workbook.start import keras
 
@@ -24,12 +25,12 @@ def build(model, images, folder):
         raise FileNotFoundError(
             f"{printable(model)}: no such model; give an embedding.keras that notebook 04 saved"
         )
-    gallery = Gallery(keras.models.load_model(model, compile=False))
+    gallery = Gallery(load_model(model))
     images = Path(images).expanduser().resolve()
     config = read_config()
     data = load_images(images, gallery.size, cache_dir=config.runs / "cache", layout=config.layout)
     names = [data.class_names[label] for label in data.labels]
-    gallery.add_embeddings(embed(gallery.model, data.images), names, data.paths)
+    gallery.add_embeddings(embed(gallery.model, data.images), names, data.short_paths)
     gallery.fit_threshold()
     gallery.save(folder)
     print(f"\n{len(names)} images of {len(data.class_names)} classes in {printable(folder)}")
@@ -43,17 +44,21 @@ def build(model, images, folder):
 def enroll(folder, label, images):
     """Add pictures (files, folders) as entries called `label` to the gallery in `folder`.
 
-    Raises OSError or ValueError, and changes nothing, for what is no picture or an entry already.
+    An entry keeps the last two parts of its path, not where that is on this machine. Raises OSError
+    or ValueError, and changes nothing, for what is no picture or an entry already.
     """
     gallery = Gallery.load(folder)
-    paths = [str(path.resolve()) for path in _pictures(images)]
-    if twice := sorted(set(paths) & set(gallery.paths)):
-        raise ValueError(f"{printable(twice[0])} is an entry already: it would be in there twice")
+    paths = list(dict.fromkeys(path.resolve() for path in _pictures(images)))
+    embeddings = gallery.embeddings_of(paths)
+    if len(gallery.labels) and (twice := gallery.holds(embeddings)).any():
+        path = printable(paths[twice.argmax()])
+        raise ValueError(f"{path} is an entry already: it would be in there twice")
     watched = gallery.threshold is not None and len(gallery.labels)
     former = gallery.leave_one_out() if watched else {}
-    gallery.add(paths, [label] * len(paths))
+    short = ["/".join(path.parts[-2:]) for path in paths]
+    gallery.add_embeddings(embeddings, [label] * len(paths), short)
     gallery.save(folder)
-    count = int((gallery.labels == label).sum())
+    count, label = int((gallery.labels == label).sum()), printable(label)
     print(f"{len(paths)} pictures added; {label} has {count}, the gallery {len(gallery.labels)}")
     if watched:
         before, now = (1 - x["unknown_rejection"] for x in (former, gallery.leave_one_out()))
@@ -103,12 +108,12 @@ def _answer(gallery, path, k, quiet):
         return row | {"error": printable(error)}
     if not quiet:
         limit = "" if gallery.threshold is None else f", threshold {gallery.threshold:.3f}"
-        print(f"{row['path']}: {match.label} (distance {match.distance:.3f}{limit})")
+        print(f"{row['path']}: {printable(match.label)} (distance {match.distance:.3f}{limit})")
         for label, distance, entry in match.nearest:
-            print(f"  {distance:.3f} {label} {printable(entry or '')}".rstrip())
+            print(printable(f"  {distance:.3f} {label} {entry or ''}").rstrip())
     label, distance, entry = match.nearest[0]
-    row |= {"label": match.label, "distance": f"{distance:.4f}", "nearest": label}
-    return row | {"entry": printable(entry or "")}
+    row |= {"label": printable(match.label), "distance": f"{distance:.4f}"}
+    return row | {"nearest": printable(label), "entry": printable(entry or "")}
 
 
 def _pictures(images):

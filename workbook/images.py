@@ -16,6 +16,7 @@ import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,8 @@ class ImageDataset:
     name -> (n,) float32, known for the toys only; problems: what could not be read; warnings: what
     was read or left aside and deserves a look; both one dict an entry with path, reason and
     remedy, and both in the CSV file `report` (None for the toys); layout: how the folder was read,
-    in one to three lines; coarse (c,): the coarse class of each class, empty where there are none.
+    in one to three lines; coarse (c,): the coarse class of each class, empty where there are none;
+    folder: where the paths begin (None for the toys).
     """
 
     name: str
@@ -63,10 +65,17 @@ class ImageDataset:
     report: Path | None = None
     layout: str = ""
     coarse: list = field(default_factory=list)
+    folder: Path | None = None
 
     def where(self, *splits):
         """Indices (int64, ascending) of the images in any of `splits`."""
         return np.flatnonzero(np.isin(self.splits, splits))
+
+    @cached_property
+    def short_paths(self):
+        """The paths from the folder on: what a gallery keeps, whatever the machine."""
+        folder = self.folder
+        return [Path(os.path.relpath(p, folder)).as_posix() if folder else p for p in self.paths]
 
     @property
     def gallery(self):
@@ -156,6 +165,7 @@ def load_images(
         report=cache / "report.csv",
         layout=layout,
         coarse=[printable(found.coarse[name]) for name in number if found.coarse],
+        folder=found.folder,
     )
 
 
