@@ -23,6 +23,7 @@ from workbook import training
 from workbook.mining import IndexBatches, MinedSiameseModel, pk_batches
 from workbook.start import keras
 
+training.Checkpoint.longest = 0  # a file after each epoch, however long the one before took
 EPOCHS = 6
 LABELS = np.repeat(np.arange(8), 6)
 
@@ -56,7 +57,8 @@ def embedding():
     x = keras.layers.Conv2D(16, 3, strides=2, activation="relu")(image)
     x = keras.layers.Dense(64, activation="relu")(keras.layers.Flatten()(x))
     x = keras.layers.Dropout(0.3)(keras.layers.BatchNormalization()(x))
-    return keras.Model(image, keras.layers.UnitNormalization()(keras.layers.Dense(8)(x)))
+    x = keras.layers.UnitNormalization(dtype="float32")(keras.layers.Dense(8)(x))
+    return keras.Model(image, x)
 
 
 def build(seed=1, mining="semi-hard", rate=3e-3):
@@ -75,15 +77,15 @@ def build(seed=1, mining="semi-hard", rate=3e-3):
 def fit(folder, seed=1, callbacks=(), epochs=EPOCHS, **options):
     """Train in `folder` as the notebook does; returns the model and its history."""
     model, batches = build(seed)
-    checkpoint = training.Checkpoint(folder, batches, {"seed": seed}, **options)
     plot = training.LiveLossPlot()
-    history = model.fit(
-        batches,
-        epochs=epochs,
-        verbose=0,
-        initial_epoch=checkpoint.restore(model),
-        callbacks=[training.Guard(), *callbacks, checkpoint, plot],
-    ).history
+    with training.Checkpoint(folder, batches, {"seed": seed}, **options) as checkpoint:
+        history = model.fit(
+            batches,
+            epochs=epochs,
+            verbose=0,
+            initial_epoch=checkpoint.restore(model),
+            callbacks=[training.Guard(), *callbacks, checkpoint, plot],
+        ).history
     assert plot.history == history, "the live plot shows the whole curve"
     return model, history
 

@@ -135,7 +135,7 @@ def test_the_same_cell_again_in_the_same_kernel(tmp_path, expected):
     model, batches = small_run.build()
     checkpoint = training.Checkpoint(tmp_path, batches, {"seed": 1})
     for callbacks in ([stop_in(1)], [stop_in(4)], []):
-        with contextlib.suppress(KeyboardInterrupt):
+        with contextlib.suppress(KeyboardInterrupt), checkpoint:
             done = checkpoint.restore(model)
             options = {"epochs": small_run.EPOCHS, "initial_epoch": done, "verbose": 0}
             history = model.fit(batches, callbacks=[*callbacks, checkpoint], **options).history
@@ -151,10 +151,10 @@ def test_a_plain_siamese_model_goes_on_too(tmp_path):
         images = np.random.default_rng(0).normal(size=(48, 6)).astype(np.float32)
         sample = lambda e: su.random_triplets(small_run.LABELS, 12, e).reshape(2, 6, 3)  # noqa: E731
         batches = IndexBatches(images, small_run.LABELS, sample)
-        checkpoint = training.Checkpoint(folder, batches, {})
-        done = checkpoint.restore(model)
-        options = {"epochs": 4, "initial_epoch": done, "verbose": 0}
-        history = model.fit(batches, callbacks=[*callbacks, checkpoint], **options).history
+        with training.Checkpoint(folder, batches, {}) as checkpoint:
+            done = checkpoint.restore(model)
+            options = {"epochs": 4, "initial_epoch": done, "verbose": 0}
+            history = model.fit(batches, callbacks=[*callbacks, checkpoint], **options).history
         return done, history, model.get_weights()
 
     with pytest.raises(KeyboardInterrupt):
@@ -163,10 +163,99 @@ def test_a_plain_siamese_model_goes_on_too(tmp_path):
     assert done == 2 and history == straight[0] and equal(weights, straight[1])
 
 
-def test_forgetting_to_restore_is_an_error(tmp_path):
+def test_forgetting_with_or_restore_is_an_error_and_removes_nothing(interrupted):
     model, batches = small_run.build()
-    with pytest.raises(RuntimeError, match=r"initial_epoch=checkpoint\.restore"):
-        model.fit(batches, callbacks=[training.Checkpoint(tmp_path, batches, {})], verbose=0)
+    checkpoint = training.Checkpoint(interrupted, batches, {"seed": 1})
+    with pytest.raises(RuntimeError, match=r"initial_epoch=checkpoint\.restore"), checkpoint:
+        model.fit(batches, callbacks=[checkpoint], verbose=0)
+    checkpoint.restore(model)
+    with pytest.raises(RuntimeError, match=r"within `with Checkpoint"):
+        model.fit(batches, callbacks=[checkpoint], verbose=0)
+    assert restore(interrupted) == 2
+
+
+class Clock:
+    """A `time` for `training`: an epoch takes 30 seconds, writing a checkpoint as many as told."""
+
+    def __init__(self, monkeypatch, writing):
+        self.now, self.epochs, self.written = 0, 0, []
+
+        @contextlib.contextmanager
+        def slow_file(path):
+            self.now += writing
+            self.written.append(self.epochs)
+            with run_folder.whole_file(path) as part:
+                yield part
+
+        monkeypatch.setattr(training, "time", self)
+        monkeypatch.setattr(training, "whole_file", slow_file)
+        monkeypatch.setattr(training.Checkpoint, "longest", 300)
+
+    def monotonic(self):
+        return self.now
+
+    def epoch(self):
+        def pass_by(epoch, logs):
+            self.now, self.epochs = self.now + 30, self.epochs + 1
+
+        return keras.callbacks.LambdaCallback(on_epoch_end=pass_by)
+
+
+@pytest.mark.parametrize("writing, epochs", [(0, range(7)), (4, [0, 3, 6]), (60, [0])])
+def test_writing_takes_a_twentieth_of_the_time(tmp_path, monkeypatch, writing, epochs):
+    """In six epochs of 30 s: written each, each third (after 80 s), and not within 300 s."""
+    clock = Clock(monkeypatch, writing)
+    small_run.fit(tmp_path, callbacks=[clock.epoch()])
+    assert clock.written == list(epochs)
+
+
+@pytest.mark.fault(2)
+def test_what_was_not_written_yet_a_stop_writes_and_a_kill_loses(tmp_path, monkeypatch, expected):
+    """The next training goes on from there, to the same result."""
+    clock = Clock(monkeypatch, writing=60)
+
+    def kill(epoch, logs):  # what SIGKILL leaves
+        if epoch == 3:
+            shutil.copytree(tmp_path / "stopped", tmp_path / "killed")
+
+    killed = keras.callbacks.LambdaCallback(on_epoch_begin=kill)
+    with pytest.raises(training.Interrupted, match="interrupted after epoch 4"):
+        small_run.fit(tmp_path / "stopped", callbacks=[clock.epoch(), killed, stop_in(5)])
+    assert clock.written == [0, 4]
+    for name, epoch in ("stopped", 4), ("killed", 0):
+        assert restore(tmp_path / name) == epoch
+        assert small_run.fit(tmp_path / name)[1] == expected
+
+
+@pytest.mark.fault
+def test_what_fails_after_the_training_loses_nothing_of_it(tmp_path, expected):
+    """Such as a full disk where the embedding is to be saved: only a whole `with` ends it."""
+    model, batches = small_run.build()
+    options = {"epochs": small_run.EPOCHS, "verbose": 0}
+    with (
+        pytest.raises(OSError, match="full"),
+        training.Checkpoint(tmp_path, batches, {"seed": 1}) as checkpoint,
+    ):
+        checkpoint.restore(model)
+        model.fit(batches, callbacks=[checkpoint], **options)
+        raise OSError("the disk is full")
+    assert restore(tmp_path) == small_run.EPOCHS
+    assert small_run.fit(tmp_path)[1] == expected
+
+
+def test_half_precision_goes_on_in_the_same_kernel(tmp_path, capsys):
+    """Its optimiser has one inside, whose name Keras numbers too."""
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            small_run.fit(tmp_path / "run", callbacks=[stop_in(3)])
+        model, history = small_run.fit(tmp_path / "run")
+        assert "going on after epoch 2" in capsys.readouterr().out
+        assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+        straight, expected = small_run.fit(tmp_path / "straight")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert history == expected and equal(model.get_weights(), straight.get_weights())
 
 
 @pytest.mark.fault(80)

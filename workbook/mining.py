@@ -222,8 +222,8 @@ def gather(values):
     return context.all_reduce("SUM", tf.pad(values, padding))
 
 
-class _Place(keras.callbacks.Callback):
-    """Where a `fit` is."""
+class Place(keras.callbacks.Callback):
+    """Knows where a `fit` is, and says so in the error for numbers that go wrong there."""
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch, self.step = epoch, 0
@@ -231,13 +231,12 @@ class _Place(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
         self.step = batch
 
-
-def numbers_went_wrong(model, epoch, step, what):
-    """The error to raise at that epoch and step, counted from 0."""
-    return FloatingPointError(
-        f"numbers went wrong at step {step + 1} of epoch {epoch + 1}, at learning rate "
-        f"{float(model.optimizer.learning_rate):.3g}: {what}"
-    )
+    def numbers_went_wrong(self, what):
+        rate = float(self.model.optimizer.learning_rate)
+        return FloatingPointError(
+            f"numbers went wrong at step {self.step + 1} of epoch {self.epoch + 1}, at learning "
+            f"rate {rate:.3g}: {what}"
+        )
 
 
 @register
@@ -299,14 +298,14 @@ class MinedSiameseModel(SiameseModel):
         if hasattr(x, "set_epoch") and options.get("steps_per_epoch"):
             raise ValueError("steps_per_epoch would mix epochs: let `sample` draw fewer batches")
         y = y if y is None else checked_numbers(y)
-        place = _Place()
+        place = Place()
         options["callbacks"] = [place, options.get("callbacks") or []]
         try:
             return super().fit(x, y, *rest, **options)
         except tf.errors.InvalidArgumentError as error:
             if not (found := re.search("(NaN or infinity in .*?) : Tensor", str(error))):
                 raise
-            raise numbers_went_wrong(self, place.epoch, place.step, found[1]) from None
+            raise place.numbers_went_wrong(found[1]) from None
 
     def train_step(self, data):
         return self._with_an_axis(super().train_step(data))
@@ -330,9 +329,10 @@ class MinedSiameseModel(SiameseModel):
 
 
 def build_optimizer(model):
-    """Make the variables of a compiled model's optimiser, within its strategy; once is enough."""
-    with model.distribute_strategy.scope():
-        model.optimizer.build(model.trainable_variables)
+    """Make the variables of a compiled model's optimiser, within its strategy, if it has none."""
+    if not model.optimizer.built:  # the one of mixed_float16 would make a second loss scale
+        with model.distribute_strategy.scope():
+            model.optimizer.build(model.trainable_variables)
 
 
 def synchronize_batch_norm(model):

@@ -1,4 +1,4 @@
-"""What watches a training: the live plot, a checkpoint every epoch, a guard of the numbers.
+"""What watches a training: the live plot, checkpoints to go on from, a guard of the numbers.
 
 Keras's own `BackupAndRestore` is not used: it overwrites its one file in place and notices a cut
 file but not a changed byte, it keeps neither the loss curve nor the random state (not even the
@@ -22,7 +22,7 @@ import numpy as np
 from IPython.display import display
 from matplotlib.ticker import MaxNLocator
 
-from workbook.mining import build_optimizer, numbers_went_wrong
+from workbook.mining import Place, build_optimizer
 from workbook.run_folder import lock_folder, unlock_folder, whole_file
 from workbook.start import keras
 
@@ -41,22 +41,38 @@ def _set_random_state(state):
     np.random.set_state(tuple(numpy_state))
 
 
-class Checkpoint(keras.callbacks.Callback):
-    """Writes the training's state to `folder` after every epoch; an interrupted `fit` goes on.
+def _nameless(config):
+    """An optimiser's settings without names, its inner one's too: Keras numbers them."""
+    if not isinstance(config, dict):
+        return config
+    return {key: _nameless(value) for key, value in config.items() if key != "name"}
 
-        checkpoint = Checkpoint(folder, batches, settings)
-        model.fit(batches, initial_epoch=checkpoint.restore(model), callbacks=[..., checkpoint])
+
+class Checkpoint(keras.callbacks.Callback):
+    """Writes the training's state to `folder` after epochs; an interrupted `fit` goes on.
+
+        with Checkpoint(folder, batches, settings) as checkpoint:
+            done = checkpoint.restore(model)
+            model.fit(batches, initial_epoch=done, callbacks=[..., checkpoint])
+            ...  # save what is trained
+
+    Writing takes a twentieth of the time at most, but is not put off for more than five minutes: a
+    kill costs that and the epoch it falls into. Whatever else ends the `with` early (the stop
+    button, an error) costs no whole epoch: what was not written yet is kept in memory, and written
+    then; a KeyboardInterrupt becomes `Interrupted`.
 
     batches: the `IndexBatches` that is trained on. settings: a dict of what the result depends on;
     a checkpoint of other settings, data or shapes is named and not used. The state is the weights,
     the optimiser's variables, the seeds inside the model, Python's and NumPy's random state, the
     epoch, and the history: in one file, `checkpoint.npz` (arrays and JSON, no pickle), and the one
-    before it, which is used if the last is damaged. Both are removed when `fit` ends well, so that
-    the next one trains from the start. `resume=False` drops an interrupted training at once.
+    before it, which is used if the last is damaged. Both are removed when the `with` ends well, so
+    that the next one trains from the start. `resume=False` drops an interrupted training at once.
 
     Callbacks that add to the logs belong before it, a plot after it. Not covered: `tf.random` ops
     without a Keras seed. Explained in notebook 04, "Train, and watch".
     """
+
+    share, longest = 1 / 20, 300  # of the time, for writing; seconds from one writing to the next
 
     def __init__(self, folder, batches, settings, resume=True):
         super().__init__()
@@ -64,6 +80,23 @@ class Checkpoint(keras.callbacks.Callback):
         self.files = [self.folder / "checkpoint.npz", self.folder / "checkpoint-before.npz"]
         self.settings = settings
         self.state = None  # epoch and history so far
+        self.within = False
+
+    def __enter__(self):
+        self.within = True
+        return self
+
+    def __exit__(self, kind, error, trace):
+        state, self.state, self.within = self.state, None, False
+        if not state:
+            return
+        if kind is None:
+            self._remove()
+            unlock_folder(self.folder)
+        elif self.unwritten:
+            self._write()
+        if kind is KeyboardInterrupt:
+            raise Interrupted(state["epoch"]) from None
 
     def restore(self, model):
         """Lock the folder and load the last good state; returns the number of epochs it has behind.
@@ -79,6 +112,7 @@ class Checkpoint(keras.callbacks.Callback):
         self.variables = [*model.variables, *model.optimizer.variables]
         self.facts = self._facts(model)
         self.last, self.state = None, {"epoch": 0, "history": {}}
+        self.unwritten, self.written, self.took = None, time.monotonic(), 0
         for path in filter(Path.exists, self.files):
             try:
                 state, arrays = self._read(path)
@@ -105,7 +139,7 @@ class Checkpoint(keras.callbacks.Callback):
             "batches an epoch": len(self.batches),
             "shapes": [list(v.shape) for v in self.variables],
             **{n: getattr(model, n, None) for n in ("margin", "mining", "active_only")},
-            "optimizer": model.optimizer.get_config() | {"name": ""},  # Keras numbers the names
+            "optimizer": _nameless(model.optimizer.get_config()),
         }
         return json.loads(json.dumps(facts, default=str))
 
@@ -123,39 +157,46 @@ class Checkpoint(keras.callbacks.Callback):
             f"{n}: {there.get(n)!s:.60} there, {here.get(n)!s:.60} here" for n in names
         )
 
-    def _write(self):
+    def _keep(self):
+        """Take the state down as it is now, and write it if that is due."""
         self.state |= {"facts": self.facts, "random": _random_state()}
         arrays = {f"v{i}": v.numpy() for i, v in enumerate(self.variables)}
+        self.unwritten = {"state": json.dumps(self.state)} | arrays
+        if time.monotonic() - self.written >= min(self.took / self.share, self.longest):
+            self._write()
+
+    def _write(self):
+        begin = time.monotonic()
         with whole_file(self.files[0]) as part:
-            np.savez(part, state=json.dumps(self.state), **arrays)
+            np.savez(part, **self.unwritten)
             if self.last == self.files[0]:  # a damaged one must not displace the good one
                 os.replace(*self.files)
-        self.last = self.files[0]
+                self.last = self.files[1]
+        self.last, self.unwritten, self.written = self.files[0], None, time.monotonic()
+        self.took = self.written - begin
 
     def _remove(self):
         for path in reversed(self.files):
             path.unlink(missing_ok=True)
 
     def on_train_begin(self, logs=None):
-        if self.state is None:
-            raise RuntimeError("pass initial_epoch=checkpoint.restore(model) to fit")
+        if not self.within or self.state is None:
+            raise RuntimeError(
+                "fit within `with Checkpoint(...) as checkpoint:`, with "
+                "initial_epoch=checkpoint.restore(model)"
+            )
         past = {name: list(values) for name, values in self.state["history"].items()}
         self.model.history.history.update(past)
         if self.last:
             _set_random_state(self.state["random"])
         else:
-            self._write()  # a full disk shows now, not after the first epoch
+            self._keep()  # a full disk shows now, not after the first epoch
 
     def on_epoch_end(self, epoch, logs=None):
         self.state["epoch"] = epoch + 1
         for name, value in logs.items():
             self.state["history"].setdefault(name, []).append(float(value))
-        self._write()
-
-    def on_train_end(self, logs=None):
-        self._remove()
-        self.state = None
-        unlock_folder(self.folder)
+        self._keep()
 
 
 class Interrupted(KeyboardInterrupt):
@@ -232,7 +273,7 @@ class LiveLossPlot(keras.callbacks.Callback):
 # ------------------------------------------------------------------------- numbers that go wrong
 
 
-class Guard(keras.callbacks.Callback):
+class Guard(Place):
     """Stops a `SiameseModel`'s `fit` where numbers go wrong; warns where nothing is learned.
 
     A step refuses images and embeddings that are not finite by itself, except under XLA. This
@@ -251,12 +292,12 @@ class Guard(keras.callbacks.Callback):
         self.possible = getattr(self.model, "possible", None)
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.epoch, self.share = epoch, 1
+        super().on_epoch_begin(epoch)
+        self.share = 1
         if self.possible is not None:
             self.possible.reset_state()
 
     def on_train_batch_end(self, batch, logs=None):
-        self.step = batch
         if self.possible is not None:  # now: validation would count its batches too
             self.share = self.possible.result()
         self._check(logs["loss"], self.model.trainable_weights[-1:])
@@ -269,7 +310,7 @@ class Guard(keras.callbacks.Callback):
                 "Lower the rate (try a tenth), clip the gradients (clipnorm=1), or look for images "
                 "that are not finite"
             )
-            raise numbers_went_wrong(self.model, self.epoch, self.step, f"{found}. {remedy}")
+            raise self.numbers_went_wrong(f"{found}. {remedy}")
 
     def on_epoch_end(self, epoch, logs=None):
         self._check(logs["loss"], self.model.trainable_weights)
