@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import http.server
 import io
+import json
 import os
 import signal
 import socket
@@ -22,7 +23,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from workbook import ROOT, downloads, run_folder
+from workbook import ROOT, downloads, images, run_folder
 from workbook.images import decode_image, load_images
 
 fault = pytest.mark.fault
@@ -343,11 +344,12 @@ UNSAFE = {  # what: (dataset, archive, what the error says)
     "zip, absolute": ("grocery", zipped(GROCERY | {"/x": b"out"}), "'/x' leaves"),
     "zip, backslashes": ("grocery", zipped(GROCERY | {"..\\..\\x": b"out"}), "leaves"),
     "zip, drive": ("grocery", zipped(GROCERY | {"C:\\x": b"out"}), "leaves"),
-    "zip, link": ("grocery", zipped(GROCERY | {zip_link("link"): b"/etc"}), "'link' leaves"),
+    "zip, link": ("grocery", zipped(GROCERY | {zip_link("link"): b"/etc"}), "'link' is a link"),
     "tar, up": ("lfw", tarred(PEOPLE | {"../../x": b"out"}), r"'\.\./\.\./x' leaves"),
     "tar, absolute": ("lfw", tarred(PEOPLE | {"/x": b"out"}), "'/x' leaves"),
     "tar, link up": ("lfw", tarred(PEOPLE, tar_link("lfw_funneled/l", "../../..")), "funneled/l"),
     "tar, absolute link": ("lfw", tarred(PEOPLE, tar_link("lfw_funneled/l", "/etc")), "funneled/l"),
+    "tar, inner link": ("lfw", tarred(PEOPLE, tar_link("lfw_funneled/l", "Ana_Pop")), "is a link"),
     "tar, hard link": ("lfw", tarred(PEOPLE, tar_link("hard", "../x", tarfile.LNKTYPE)), "hard"),
     "tar, pipe": ("lfw", tarred(PEOPLE, tar_link("pipe", "", tarfile.FIFOTYPE)), "pipe"),
     "tar within a zip, up": ("caltech101", zipped(NESTED_OUT), "leaves"),
@@ -363,10 +365,23 @@ def test_archives_that_would_leave_their_folder(tmp_path, serve, what):
     assert not list(tmp_path.rglob("x")) and not Path("/x").exists()
 
 
+@fault
+@pytest.mark.parametrize("name, pack", [("grocery", zipped), ("lfw", tarred)])
+def test_an_archive_of_too_much_is_not_unpacked(tmp_path, serve, monkeypatch, name, pack):
+    monkeypatch.setattr(downloads, "UNPACKED", 10**6)
+    serve(name, pack({"big": bytes(2 * 10**6)}))
+    check_fails_then_recovers(name, tmp_path, serve, "unsafe: it unpacks to over 0.001 GB")
+
+
 def flipped(archive):
     """One bit of the middle changed: the sums inside do not fit any more."""
     middle = len(archive) // 2
     return archive[:middle] + bytes([archive[middle] ^ 1]) + archive[middle + 1 :]
+
+
+def grocery(**changes):
+    """The groceries with other lists: their name without ".txt", their content."""
+    return zipped(GROCERY | {f"{GROCERY_TOP}/{k}.txt": content for k, content in changes.items()})
 
 
 NO_VAL = {name: content for name, content in GROCERY.items() if "val.txt" not in name}
@@ -387,6 +402,16 @@ WRONG = {  # what: (dataset, archive, what the error says)
         "grocery", zipped(GROCERY | {f"{GROCERY_TOP}/train.txt": b"train/f.png, 0, 0\n"}),
         r"train\.txt has 1 lines, not 2",
     ),
+    "grocery, a picture from elsewhere": (
+        "grocery", grocery(val=b"val/../../../x.png, 0, 0\n"), r"which is not in the folder",
+    ),
+    "grocery, an absolute picture": ("grocery", grocery(val=b"/etc/x.png, 0, 0\n"), "not in the f"),
+    "grocery, a picture that is missing": (
+        "grocery", grocery(val=b"val/g.png, 0, 0\n"), r"name 'val/g\.png', which is not there",
+    ),
+    "grocery, a class that is missing": (
+        "grocery", grocery(val=b"val/f.png, 7, 0\n"), r"name the class 7, which classes\.csv does",
+    ),
 }  # fmt: skip
 
 
@@ -402,6 +427,26 @@ def test_a_grocery_folder_that_is_incomplete_is_named(tmp_path, server):
     (tmp_path / "data" / "grocery_store").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"grocery_store is incomplete: classes\.csv.*Delete it"):
         load("grocery", tmp_path)
+
+
+@fault
+def test_groceries_whose_lists_are_others_are_read_with_a_warning(tmp_path, serve, monkeypatch):
+    serve("grocery", ARCHIVES["grocery"])
+    lists = downloads.grocery_lists(downloads.fetch("grocery", tmp_path / "data"))
+    known = hashlib.sha256(json.dumps(lists).encode()).hexdigest()
+    for digest, warned in (("0" * 64, 1), (known, 0)):
+        monkeypatch.setattr(images, "GROCERY_LISTS", digest)
+        notes = [note["reason"] for note in load("grocery", tmp_path).warnings]
+        assert notes.count("its lists are not those of the authors' commit") == warned
+
+
+def test_the_known_lists_are_those_of_the_groceries_at_hand():
+    folder = ROOT.parent / "shared/datasets/grocery_store"
+    if not folder.is_dir():
+        pytest.skip("no ../shared with the groceries")
+    lists = downloads.grocery_lists(folder)
+    assert hashlib.sha256(json.dumps(lists).encode()).hexdigest() == downloads.GROCERY_LISTS
+    downloads._check_grocery(folder)
 
 
 @contextlib.contextmanager
@@ -496,4 +541,6 @@ def test_killed_while_downloading(tmp_path, serve, server):
     assert len(load("caltech101", tmp_path).images) == 12
     os.utime(left, (0, 0))  # left by a run of long ago
     with run_folder.workshop(tmp_path / "data" / "lfw"):
+        assert left.exists(), "it is another's"
+    with run_folder.workshop(tmp_path / "data" / "caltech101"):
         assert not left.exists() and (tmp_path / "data" / "caltech101").is_dir()

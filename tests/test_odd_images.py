@@ -515,6 +515,32 @@ def test_links_are_followed(dataset, tmp_path):
     link(dataset / "c", tmp_path / "elsewhere")
     data = load(dataset, strict=True)
     assert np.bincount(data.labels).tolist() == [2, 2, 1] and len(data.images) == 5
+    named = {w["path"]: w["reason"] for w in data.warnings if "out of the folder" in w["reason"]}
+    elsewhere = str(tmp_path / "elsewhere")
+    assert named == {
+        str(dataset / link): f"a link that leads out of the folder, to {target}: 1 files come by it"
+        for link, target in (
+            ("a/link.jpg", f"{elsewhere}/deeper/x.jpg"), ("b/folder", elsewhere), ("c", elsewhere)
+        )
+    }  # fmt: skip
+
+
+@pytest.mark.odd_image
+def test_links_within_the_folder_need_no_warning_and_many_that_lead_out_are_counted(
+    dataset, tmp_path
+):
+    for i in range(25):
+        make(tmp_path / "elsewhere", f"{i:02}.jpg")
+        link(dataset / "a" / f"{i:02}.jpg", tmp_path / "elsewhere" / f"{i:02}.jpg")
+    link(dataset / "b" / "within.png", dataset / "a" / "sound.png")
+    (tmp_path / "a name for it").symlink_to(dataset)
+    data = load(tmp_path / "a name for it")
+    named = [w["reason"] for w in data.warnings if "out of the folder" in w["reason"]]
+    assert len(data.images) == 28 and len(named) == 21
+    assert named[-1] == (
+        "5 more links that lead out of the folder, with 5 files: 20.jpg, 21.jpg, 22.jpg, 23.jpg, "
+        "24.jpg"
+    )
 
 
 @pytest.mark.odd_image

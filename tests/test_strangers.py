@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import tracemalloc
 import zipfile
 
@@ -13,7 +14,7 @@ from PIL import Image
 from test_gallery import edit
 from test_model import small_embedding
 
-from workbook import backbones, gallery_files, saved_models
+from workbook import backbones, gallery_files, run_folder, saved_models
 from workbook.__main__ import main
 from workbook.gallery import Gallery
 from workbook.start import keras
@@ -327,6 +328,48 @@ def test_code_in_a_model_does_not_run(gallery, code, tmp_path):
     with pytest.raises(ValueError, match=r"it is no \.keras file"):
         Gallery.load(folder)
     assert not mark.exists()
+
+
+# ------------------------------------------------------------------- 4 links, and files of others
+
+
+@hostile(3)
+def test_a_lock_that_is_a_link_is_refused_and_what_it_leads_to_stays(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    lock = tmp_path / "run" / "training.lock"
+    lock.parent.mkdir()
+    for make in (lock.symlink_to, lock.hardlink_to):
+        try:
+            make(tmp_path / "mine")
+        except OSError as error:
+            pytest.skip(f"no links here: {error}")
+        with pytest.raises(RuntimeError, match=r"training\.lock is a link.*delete it"):
+            run_folder.lock_folder(lock.parent)
+        assert (tmp_path / "mine").read_text() == "mine"
+        lock.unlink()
+    lock.mkdir()
+    with pytest.raises(RuntimeError, match=r"training\.lock is a link, or no file at all"):
+        run_folder.lock_folder(lock.parent)
+    lock.rmdir()
+    (tmp_path / "other name").symlink_to(lock.parent)  # of the folder itself a link is welcome
+    run_folder.lock_folder(tmp_path / "other name")
+    run_folder.unlock_folder(lock.parent)
+    assert lock.is_file() and not run_folder._held
+
+
+@hostile(5)
+def test_a_workshop_clears_away_what_it_left_itself_and_nothing_else(tmp_path):
+    ours, names = "film.part-a1b2c3d4", ["film.part-1", "film.part-abcdefgh", "film.part-backups"]
+    for name in (ours, "other.part-a1b2c3d4", *names):
+        (tmp_path / name / "work").mkdir(parents=True)
+    (tmp_path / names[1] / "mine.txt").write_text("mine")
+    (tmp_path / "film.part-notes.txt").write_text("mine")
+    for path in tmp_path.iterdir():
+        os.utime(path, (0, 0))
+    with run_folder.workshop(tmp_path / "film"):
+        pass
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"other.part-a1b2c3d4", "film.part-notes.txt", *names}
 
 
 def test_an_older_keras_is_warned_of(model, tmp_path, monkeypatch, recwarn):

@@ -57,8 +57,12 @@ DATASETS = {
         "lfw", "", "lfw_funneled", at_least=4,
     ),
 }  # fmt: skip
+# GitHub packs an archive anew whenever it is asked, so that its bytes have no hash for good. Its
+# address names the commit; of the content the lists are known, see `grocery_lists`
+GROCERY_LISTS = "dfd79fe01ebd11af9bd843a9e3f2c51e6e4ec40551ab04b51e684d009164b8d6"
 GROCERY_LINES = {"classes.csv": 82, "train.txt": 2640, "val.txt": 296, "test.txt": 2485}
 TIMEOUT, ATTEMPTS = 30, 2  # seconds without a byte; how often a line may be cut
+UNPACKED = 4 * 10**9  # bytes: ten times what the largest of these archives holds
 
 
 def fetch(name, data_home):
@@ -136,25 +140,39 @@ def _refuse_web_page(path):
 
 
 def _unpack(archive, folder):
-    """Unpack a zip or tar into `folder`; ValueError for one that is damaged or would leave it."""
-    filtered = hasattr(tarfile, "data_filter")
+    """Unpack a zip or tar into `folder`.
 
-    def refuse(name, is_link=False):
+    Raises ValueError, before anything is written, for an entry that would leave the folder, for one
+    that is neither a file nor a folder (our datasets have no links, and one that leads elsewhere
+    within the archive has been a way out of it), and for more than `UNPACKED` bytes; and for an
+    archive that is damaged.
+    """
+    size = 0
+
+    def check(name, plain, bytes_in_it):
+        nonlocal size
+        size += bytes_in_it
         path = PurePosixPath(name.replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts or name[1:2] == ":" or is_link:
+        if path.is_absolute() or ".." in path.parts or name[1:2] == ":":
             raise ValueError(f"the archive is unsafe: entry {name!r} leaves the folder")
+        if not plain:
+            raise ValueError(f"the archive is unsafe: entry {name!r} is a link or the like")
+        if size > UNPACKED:
+            raise ValueError(f"the archive is unsafe: it unpacks to over {UNPACKED / 1e9:g} GB")
 
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as content:
                 for entry in content.infolist():
-                    refuse(entry.filename, stat.S_ISLNK(entry.external_attr >> 16))
-                content.extractall(folder)  # checks the sums
+                    is_link = stat.S_ISLNK(entry.external_attr >> 16)
+                    check(entry.filename, not is_link, entry.file_size)
+                content.extractall(folder)  # checks the sums, and no more than the size
         else:
             with tarfile.open(archive) as content:
                 for entry in content:
-                    refuse(entry.name, not filtered and not (entry.isfile() or entry.isdir()))
-                # the filter refuses links that lead out; Python has it from 3.11.4 on
+                    check(entry.name, entry.isfile() or entry.isdir(), entry.size)
+                # the filter drops set-uid bits and the like; Python has it from 3.11.4 on
+                filtered = hasattr(tarfile, "data_filter")
                 content.extractall(folder, **({"filter": "data"} if filtered else {}))
     except getattr(tarfile, "FilterError", ()) as error:
         raise ValueError(f"the archive is unsafe: {error}") from error
@@ -163,8 +181,36 @@ def _unpack(archive, folder):
 
 
 def _check_grocery(folder):
+    """ValueError unless the lists are as long as the authors' and all their pictures are here."""
     for name, lines in GROCERY_LINES.items():
         path = folder / name
         found = len(path.read_text("utf-8").splitlines()) if path.is_file() else 0
         if found != lines:
             raise ValueError(f"{name} has {found} lines, not {lines}")
+    classes, pictures = grocery_lists(folder)
+    for path in (*(icon for *_, icon in classes.values()), *(path for path, _, _ in pictures)):
+        if ".." in Path(path).parts or Path(path).is_absolute() or ":" in path:
+            raise ValueError(f"its lists name {path!r}, which is not in the folder")
+        if not (folder / path).is_file():
+            raise ValueError(f"its lists name {path!r}, which is not there")
+
+
+def grocery_lists(folder):
+    """What the authors' lists say: {class id: [name, coarse name, its icon]}, [[path, split, id]].
+
+    Paths are relative to the folder. Raises ValueError for lists of another form.
+    """
+    rows = (folder / "classes.csv").read_text("utf-8").splitlines()[1:]
+    classes = {int(row[1]): [row[0], row[2], row[4].strip("/ ")] for row in map(_cells, rows)}
+    pictures = []
+    for split in ("train", "validation", "test"):
+        file = folder / f"{split[:3] if split == 'validation' else split}.txt"
+        for path, label, _ in map(_cells, file.read_text("utf-8").splitlines()):
+            pictures.append([path, split, int(label)])
+    if unknown := {label for *_, label in pictures} - classes.keys():
+        raise ValueError(f"its lists name the class {min(unknown)}, which classes.csv does not")
+    return classes, pictures
+
+
+def _cells(line):
+    return [cell.strip() for cell in line.split(",")]

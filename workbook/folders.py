@@ -429,7 +429,47 @@ class _Reading:
             names = ", ".join(sorted({os.path.basename(path) for path in self.hidden})[:5])
             reason = f"{len(self.hidden)} hidden files or folders left aside: {names}"
             found.warn(found.folder, reason, "nothing, unless they are images: rename those")
+        self.warn_of_links_out()
         found.entries.sort(key=lambda e: (e[2], e[1] != "train", e[0]))
+
+    def warn_of_links_out(self, limit=20):
+        """Pictures that lie elsewhere would be trained on, and shown in figures, unasked."""
+        links = _links_out(sorted(path for path, _, _ in self.found.entries), self.found.folder)
+        remedy = "nothing, if you made it; else delete it: those pictures are trained on and shown"
+        for link, count in list(links.items())[:limit]:
+            target = os.path.realpath(link)
+            reason = f"a link that leads out of the folder, to {target}: {count} files come by it"
+            self.found.warn(link, reason, remedy)
+        if rest := list(links)[limit:]:
+            count = sum(links[link] for link in rest)
+            reason = f"{len(rest)} more links that lead out of the folder, with {count} files"
+            self.found.warn(rest[0], f"{reason}: {few(map(os.path.basename, rest))}", remedy)
+
+
+def _links_out(paths, top):
+    """{link that leads out of `top`: how many of these files come by it}, in their order."""
+    inside, links, places = os.path.realpath(top), {}, {}
+
+    def leads_out(path):
+        real = os.path.realpath(path)
+        return real != inside and not real.startswith(os.path.join(inside, ""))
+
+    def first_link_out(place):  # of the folders between `top` and there
+        if leads_out(place):
+            way = [place, *(p for p in map(str, Path(place).parents) if len(p) > len(str(top)))]
+            return next((p for p in reversed(way) if os.path.islink(p) and leads_out(p)), place)
+        return None
+
+    for path in paths:
+        place = os.path.dirname(path)
+        if place not in places:
+            places[place] = first_link_out(place)
+        link = places[place]
+        if link is None and os.path.islink(path) and leads_out(path):
+            link = path
+        if link is not None:
+            links[link] = links.get(link, 0) + 1
+    return links
 
 
 def _files(folder, top):

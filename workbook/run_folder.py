@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import errno
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -14,11 +15,16 @@ FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))  # th
 
 @contextlib.contextmanager
 def workshop(target):
-    """A new empty folder beside `target` to build it in; gone at the end, whatever happens."""
+    """A new empty folder beside `target` to build it in; gone at the end, whatever happens.
+
+    What a killed run left of this target goes, too, once it is a day old: a living one is younger.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    for left in target.parent.glob("*.part-*"):  # a killed run's; a living one is younger
+    ours = re.compile(re.escape(target.name) + r"\.part-[a-z0-9_]{8}")  # as `tempfile` names them
+    for left in filter(lambda path: ours.fullmatch(path.name), list(target.parent.iterdir())):
         with contextlib.suppress(OSError):
-            if time.time() - left.stat().st_mtime > 86400:
+            old = time.time() - left.stat().st_mtime > 86400
+            if old and {path.name for path in left.iterdir()} <= {"work"}:
                 shutil.rmtree(left, ignore_errors=True)
     try:
         with tempfile.TemporaryDirectory(prefix=f"{target.name}.part-", dir=target.parent) as part:
@@ -88,15 +94,18 @@ def _unlock_all():
 def lock_folder(folder):
     """Hold `folder` for this process until `unlock_folder`, or until the process ends, however.
 
-    Raises RuntimeError, with its number, if another process holds it. It is a lock of the system,
-    not the mere existence of a file, so a killed process leaves none; another machine that mounts
-    the folder too does not see it.
+    Raises RuntimeError, with its number, if another process holds it, and for a lock file that is a
+    link: what that leads to would be overwritten. It is a lock of the system, not the mere
+    existence of a file, so a killed process leaves none; another machine that mounts the folder too
+    does not see it.
     """
-    path = (Path(folder) / "training.lock").resolve()
+    path = _lock_file(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path in _held:
         return
-    file = open(path, "a+b")  # noqa: SIM115  open as long as the lock is held
+    if path.is_symlink() or (path.exists() and (not path.is_file() or path.stat().st_nlink > 1)):
+        raise RuntimeError(f"{path} is a link, or no file at all: delete it, and run again")
+    file = open(path, "a+b", opener=_open_no_link)  # noqa: SIM115  open as long as it is held
     try:
         if os.name == "nt":
             import msvcrt
@@ -125,5 +134,14 @@ def lock_folder(folder):
 
 def unlock_folder(folder):
     """Let go of `folder`. The lock file stays: removing it would race with one who opens it."""
-    if file := _held.pop((Path(folder) / "training.lock").resolve(), None):
+    if file := _held.pop(_lock_file(folder), None):
         file.close()
+
+
+def _lock_file(folder):
+    return Path(folder).resolve() / "training.lock"
+
+
+def _open_no_link(path, flags):
+    """An opener for `open` that refuses a link which was made a moment ago."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
