@@ -8,6 +8,7 @@ import pytest
 RUNS = tempfile.TemporaryDirectory(prefix="siamese_runs_")
 # kernels inherit these; three epochs learn enough to be checked
 os.environ.update(SIAMESE_RUNS=RUNS.name, SIAMESE_LIVE="0", SIAMESE_EPOCHS="3")
+os.environ["SIAMESE_PRESET"] = "quick"  # also where a GPU makes "full" the default: no download
 failed_notebooks = set()
 
 

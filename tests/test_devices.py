@@ -3,17 +3,17 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import together
 
-from workbook import workers
+from workbook import settings, start, workers
 from workbook.mining import squared_distances
 from workbook.settings import prepare, read_config
-from workbook.start import keras
+from workbook.start import keras, tf
 
-keras = keras
 SCRIPT = together.__file__
 
 
@@ -63,6 +63,70 @@ def test_workers_without_an_address_say_what_to_do(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     with pytest.raises(ValueError, match=r"TF_CONFIG.*workbook workers 2"):
         prepare(read_config(preset="quick", devices="workers"))
+
+
+TWO_GPUS = [SimpleNamespace(name=f"/physical_device:GPU:{i}") for i in range(2)]
+
+
+@pytest.fixture
+def found(monkeypatch, tmp_path):
+    """What TensorFlow finds, to be filled; a machine whose only sign of a GPU is in `found.bin`."""
+    gpus, found = [], SimpleNamespace(bin=tmp_path / "bin", grow=[], gpus=None)
+    found.gpus = gpus
+    found.bin.mkdir()
+    monkeypatch.setenv("PATH", str(found.bin))
+    monkeypatch.setattr(start, "DRIVER", ())
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
+    grow = lambda gpu, on: found.grow.append((gpu, on))  # noqa: E731
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", grow)
+    return found
+
+
+def test_every_gpu_gives_its_memory_as_it_is_needed(found, monkeypatch, capsys):
+    found.gpus += TWO_GPUS
+    assert start.use_gpus() == TWO_GPUS
+    assert found.grow == [(gpu, True) for gpu in TWO_GPUS] and not capsys.readouterr().out
+
+    def too_late(gpu, on):
+        raise RuntimeError("Physical devices cannot be modified after being initialized")
+
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", too_late)
+    assert start.use_gpus() == TWO_GPUS
+    assert "GPU:1 keeps its memory to itself: import siamese_utils f" in capsys.readouterr().out
+
+
+def test_a_gpu_that_tensorflow_cannot_use_is_reported_in_a_line(found, monkeypatch, capsys):
+    assert start.use_gpus() == [] and not capsys.readouterr().out, "a machine without one"
+    smi = found.bin / "nvidia-smi"
+    smi.write_text("#!/bin/sh\n")
+    smi.chmod(0o755)
+    assert start.use_gpus() == []
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "TensorFlow cannot use: " in line and 'pip install "tensorflow[and-cuda]"' in line
+    if not start.GPUS:
+        assert "Could not find cuda drivers" in line, "its own reason, asked of the real one"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    start.use_gpus()
+    assert not capsys.readouterr().out, "hidden on purpose"
+
+
+def test_each_local_worker_has_a_gpu_of_its_own(found, monkeypatch, tmp_path):
+    monkeypatch.setattr(workers, "GPUS", [])
+    assert "CUDA_VISIBLE_DEVICES" not in workers.environment(1, [1, 2], tmp_path)
+    monkeypatch.setattr(workers, "GPUS", TWO_GPUS)
+    own = lambda i: workers.environment(i, [1, 2], tmp_path)["CUDA_VISIBLE_DEVICES"]  # noqa: E731
+    assert [own(0), own(1)] == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    assert [own(0), own(1)] == ["2", "5"]
+    with pytest.raises(ValueError, match=r"3 processes for 2 GPU.*CUDA_VISIBLE_DEVICES=-1"):
+        workers.start_workers(3, [])
+
+
+def test_the_tests_download_nothing_where_there_is_a_gpu(monkeypatch):
+    """`full`, the default there, would; a plain `pytest` says `quick` too."""
+    monkeypatch.setattr(settings, "GPUS", TWO_GPUS)
+    assert (read_config().preset, read_config().dataset) == ("quick", "toys")
 
 
 def train(policy="float32", jit_compile=False, mining="semi-hard", epochs=10):

@@ -5,6 +5,9 @@ Whatever needs them says `from workbook.start import keras, tf`, so that no impo
 
 import contextlib
 import os
+import re
+import shutil
+import subprocess
 import sys
 
 
@@ -23,13 +26,44 @@ def _quiet_start():
         os.close(nowhere)
 
 
+DRIVER = ("/proc/driver/nvidia", "/dev/nvidia0")  # where a GPU's driver shows itself on Linux
+
+
+def _what_tensorflow_says():
+    """Why it finds no GPU, in its own words: asked in a process of its own, which is not quiet."""
+    ask = "import tensorflow as tf; tf.config.list_physical_devices('GPU')"
+    loud = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "0"}
+    said = subprocess.run([sys.executable, "-c", ask], env=loud, capture_output=True, text=True)
+    reasons = re.findall(r"\] (.*(?:GPU|CUDA).*)", said.stderr)
+    return reasons[0] if reasons else "TensorFlow does not say why"
+
+
+def use_gpus():
+    """The GPUs that TensorFlow can use, each of which then gives memory as it is needed.
+
+    One that is there, but not for TensorFlow, is reported in a line: else all would only be slow.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    for gpu in gpus:  # before anything is computed; else the next notebook finds no memory left
+        try:
+            tf.config.experimental.set_memory_growth(gpu, True)
+        except RuntimeError as error:
+            print(f"{gpu.name} keeps its memory to itself: import siamese_utils first ({error})")
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")  # on purpose
+    driver = shutil.which("nvidia-smi") or any(map(os.path.exists, DRIVER))
+    if driver and not gpus and not hidden:
+        remedy = 'pip install "tensorflow[and-cuda]" (on Windows within WSL2)'
+        print(f"a GPU is here that TensorFlow cannot use: {_what_tensorflow_says()} Try: {remedy}")
+    return gpus
+
+
 if "ipykernel" in sys.modules and "tensorflow" not in sys.modules:
     print("loading TensorFlow and Keras: about ten seconds", flush=True)
 with _quiet_start():
     import keras
     import tensorflow as tf
 
-    GPUS = tf.config.list_physical_devices("GPU")
+    GPUS = use_gpus()
 # a small folder is embedded in one or two batches by each of many models: TensorFlow takes them for
 # one function that is traced again and again, and warns at length
 tf.get_logger().addFilter(lambda record: "retracing" not in record.getMessage())
