@@ -372,6 +372,15 @@ def test_a_workshop_clears_away_what_it_left_itself_and_nothing_else(tmp_path):
     assert left == {"other.part-a1b2c3d4", "film.part-notes.txt", *names}
 
 
+@hostile(2)
+def test_of_a_checkpoint_only_rests_of_its_own_are_removed(tmp_path):
+    own = ["checkpoint-mine.part.npz", "checkpoint.old.part.npz", "embedding.12.part.keras"]
+    for name in ("checkpoint.npz", "checkpoint.4711.part.npz", *own):
+        (tmp_path / name).touch()
+    run_folder.remove_rests(tmp_path / "checkpoint.npz")
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.npz", *own}
+
+
 def test_an_older_keras_is_warned_of(model, tmp_path, monkeypatch, recwarn):
     model.save(tmp_path / "good.keras")
     monkeypatch.setattr(keras, "__version__", saved_models.SAFE_MODE_SINCE)

@@ -75,6 +75,14 @@ def whole_file(path):
         part.unlink(missing_ok=True)
 
 
+def remove_rests(path):
+    """Remove what killed processes left of `whole_file(path)`, and nothing else."""
+    ours = re.compile(re.escape(path.stem) + r"\.\d+\.part" + re.escape(path.suffix))
+    for rest in list(path.parent.iterdir()):
+        if ours.fullmatch(rest.name):
+            rest.unlink()
+
+
 def save_model(model, path):
     """`model.save(path)`, a .keras file, of which no kill or full disk leaves half."""
     with whole_file(path) as part:

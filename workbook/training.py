@@ -22,8 +22,9 @@ import numpy as np
 from IPython.display import display
 from matplotlib.ticker import MaxNLocator
 
+from workbook.folders import printable
 from workbook.mining import Place, build_optimizer
-from workbook.run_folder import lock_folder, unlock_folder, whole_file
+from workbook.run_folder import lock_folder, remove_rests, unlock_folder, whole_file
 from workbook.start import keras
 
 # ------------------------------------------------------------------------------------- checkpoints
@@ -104,8 +105,7 @@ class Checkpoint(keras.callbacks.Callback):
         Raises RuntimeError if another process trains in the folder.
         """
         lock_folder(self.folder)
-        for rest in self.folder.glob("checkpoint*.part.npz"):  # of a killed process
-            rest.unlink()
+        remove_rests(self.files[0])
         if not self.resume:
             self._remove()
         build_optimizer(model)
@@ -117,15 +117,16 @@ class Checkpoint(keras.callbacks.Callback):
             try:
                 state, arrays = self._read(path)
             except Exception as error:  # whatever a damaged file raises
-                print(f"{path} is damaged, or cannot be read ({error}): not used", flush=True)
+                why = f"is damaged, or cannot be read ({error}): not used"
+                print(printable(f"{path} {why}"), flush=True)
                 continue
             if differences := self._differences(state["facts"]):
-                print(f"{path} is of another training: not used. {differences}")
+                print(printable(f"{path} is of another training: not used. {differences}"))
                 continue
             for variable, array in zip(self.variables, arrays):
                 variable.assign(array)
             self.last, self.state = path, state
-            print(f"going on after epoch {state['epoch']}, from {path}", flush=True)
+            print(f"going on after epoch {state['epoch']}, from {printable(path)}", flush=True)
             break
         return self.state["epoch"]
 
