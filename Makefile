@@ -3,8 +3,10 @@
 PYTHON ?= $(eval PYTHON := $(shell for p in python3.13 python3.12 python3.11 python3.14 python3; do $$p -c "" 2>/dev/null && echo $$p && break; done))$(PYTHON)
 BIN := .venv/bin
 SETTINGS := PRESET DATASET LAYOUT WEIGHTS BACKBONE HEAD RUNS DATA_HOME SIZE EPOCHS RECIPE TRAIN_FROM VIEWS SEED SEEDS DATA_SEED DEVICES PRECISION XLA BENCHMARK SEARCH
+# as one word for the shell, whatever is in it
+quoted = '$(subst ','\'',$(1))'
 # what was typed behind `make run`, as NAME=value words for `python -m workbook run`
-TYPED = $(foreach v,$(SETTINGS),$(if $(filter command,$(firstword $(origin $(v)))),'$(v)=$($(v))'))
+TYPED = $(foreach v,$(SETTINGS),$(if $(filter command,$(firstword $(origin $(v)))),$(call quoted,$(v)=$($(v)))))
 
 .PHONY: run test check lab publish learner
 

@@ -52,6 +52,11 @@ def test_a_copy_says_nothing_of_solutions(text, kept):
     assert [cell.source for cell in copy.cells] == [f"## Exercises\n{kept}", f"## Other\n{text}"]
 
 
+def test_the_copies_do_not_take_the_place_of_the_notebooks():
+    with pytest.raises(ValueError, match="the notebooks themselves"):
+        learner.write_copies(ROOT / "lab" / ".." / "notebooks")
+
+
 def test_the_notebooks_themselves_are_not_touched(tmp_path):
     before = {path: path.read_bytes() for path in NOTEBOOKS}
     learner.write_copies(tmp_path)

@@ -12,6 +12,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from workbook import ROOT, run
+from workbook import __main__ as command_line
 from workbook.__main__ import main
 
 # ------------------------------------------------------------------------- executing a notebook
@@ -133,6 +134,17 @@ def test_a_wrong_word_stops_before_any_notebook(workbook, capsys, word, said):
     assert said in str(stopped.value) and "01_first" not in capsys.readouterr().out
 
 
+@pytest.mark.hostile
+def test_an_error_reaches_the_terminal_without_control_characters(monkeypatch):
+    def fail(_):
+        raise ValueError("a\x1b[2J\nb\x07")
+
+    monkeypatch.setattr(command_line, "carry_out", fail)
+    with pytest.raises(SystemExit) as stopped:
+        main(["learner"])
+    assert stopped.value.code == "error: a\\x1b[2J\nb\\x07"
+
+
 def test_on_the_terminal_a_wrong_word_is_one_line(workbook, capsys):
     workbook(new_code_cell("1"))
     with pytest.raises(SystemExit, match=r"^error: .*PRESET='fast'.*quick [|] full$"):
@@ -141,6 +153,23 @@ def test_on_the_terminal_a_wrong_word_is_one_line(workbook, capsys):
 
 
 # --------------------------------------------------------------------------- make and its Python
+
+
+@pytest.mark.hostile(2)
+@pytest.mark.skipif(shutil.which("make") is None or os.name == "nt", reason="no make here")
+def test_make_hands_a_path_on_as_it_was_typed(tmp_path):
+    checkout = tmp_path / "it's a checkout"
+    python = checkout / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    python.chmod(stat.S_IRWXU)
+    for name in ("Makefile", "requirements.txt"):
+        shutil.copy(ROOT / name, checkout)
+    (checkout / ".venv/ready").touch()
+    words = ["DATASET=/o'brien's \"big\" pictures, `x`; *", "SEED=7"]
+    done = subprocess.run(["make", "run", *words], cwd=checkout, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["-m", "workbook", "run", *words], done.stderr
+
 
 # a Python of another version: it runs what stands behind -c, and says what else it is asked for
 STUB = """#!/bin/sh

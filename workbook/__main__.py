@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+from workbook.folders import printable
+
 
 def parser():
     """What can be typed; each command's words become the attributes that its function takes."""
@@ -55,7 +57,8 @@ def main(arguments=None):
     try:
         carry_out(options)
     except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+        lines = str(error).splitlines()  # what they quote may be a stranger's
+        sys.exit("error: " + "\n".join(map(printable, lines)))
 
 
 def carry_out(options):

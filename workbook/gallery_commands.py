@@ -83,7 +83,7 @@ def identify(folder, images, k, table=None):
             bar.update(len(rows))
     if table:
         with open(table, "w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, restval="")
+            writer = csv.DictWriter(file, COLUMNS, restval="", quoting=csv.QUOTE_ALL)
             writer.writeheader()
             writer.writerows(rows)
         unknown = sum(row.get("label") == "unknown" for row in rows)

@@ -237,7 +237,8 @@ def _leave_out(source, found):
 def _write_report(path, problems, notes):
     with workshop(path) as work:
         with open(work / "new", "w", encoding="utf-8", newline="") as file:
-            table = csv.DictWriter(file, ("kind", "path", "reason", "remedy"))
+            columns = ("kind", "path", "reason", "remedy")
+            table = csv.DictWriter(file, columns, quoting=csv.QUOTE_ALL)
             table.writeheader()
             table.writerows({"kind": "problem"} | row for row in problems)
             table.writerows({"kind": "warning"} | row for row in notes)

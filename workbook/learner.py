@@ -26,8 +26,13 @@ def learner_copy(notebook):
 
 
 def write_copies(folder=None):
-    """Write a copy of each notebook to `folder` (default: learner/)."""
+    """Write a copy of each notebook to `folder` (default: learner/).
+
+    Raises ValueError for notebooks/ itself: the copies would take the place of the notebooks.
+    """
     folder = Path(folder or ROOT / "learner")
+    if folder.resolve() == (ROOT / "notebooks").resolve():
+        raise ValueError(f"{folder} holds the notebooks themselves: give another folder")
     folder.mkdir(parents=True, exist_ok=True)
     for source in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
         copy = learner_copy(nbformat.read(source, as_version=4))
