@@ -122,9 +122,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def whole(body, status=200, kind="application/zip"):
+def whole(body, status=200, kind="application/zip", reason=None):
     def step(handler):
-        handler.send_response(status)
+        handler.send_response(status, reason)
         handler.send_header("Content-Type", kind)
         handler.send_header("Content-Length", len(body))
         handler.end_headers()
@@ -280,7 +280,10 @@ NETWORK = {  # what: (the answer, what the error says)
     "404": (page(404), "404"),
     "403": (page(403), "403"),
     "500": (page(500), "500"),
-}
+    "a reason that would clear the terminal": (
+        whole(b"", 404, reason="no\x1b[2J"), r"404.*no\\x1b\[2J",
+    ),
+}  # fmt: skip
 
 
 @fault

@@ -485,6 +485,8 @@ def test_command_line_in_a_fresh_process(model, folder, tmp_path):
     asked = command("identify", tmp_path / "g", one, two, "-k", 2)
     assert asked.returncode == 0, asked.stderr
     gallery, expected = Gallery.load(tmp_path / "g"), []
+    entries = [f"{name}/{i} é.png" for name in ("red", "東京 blue") for i in range(3)]
+    assert gallery.paths.tolist() == entries, "nothing of this machine's folders"
     assert gallery.policy["strangers"] == 6 and not gallery.policy["known_held_out"]
     limit = f"threshold {gallery.threshold:.3f}"
     for path in (one, two):
@@ -531,6 +533,7 @@ def test_a_folder_is_answered_in_a_table(saved, folder, capsys):
     stopped("identify", saved, folder)  # notes.txt is no picture
     table = folder.with_name("images-identified.csv")
     assert f"7 pictures, 0 of them unknown, in {table}" in capsys.readouterr().out
+    assert table.read_text("utf-8").startswith('"path","label","distance",'), "all is quoted"
     with open(table, encoding="utf-8", newline="") as file:
         rows = {os.path.relpath(row["path"], folder): row for row in csv.DictReader(file)}
     assert len(rows) == 7 and "not an image" in rows[os.path.join("red", "notes.txt")]["error"]

@@ -427,6 +427,7 @@ def test_read_right(dataset, what):
     name, content, colors = READ[what]
     path = make(dataset / "a", name, content)
     data = load(dataset, strict=True)
+    assert data.report.read_text("utf-8").startswith('"kind","path","reason","remedy"\n')
     assert len(data.images) == 3 and not data.problems and not warnings_of(path, data)
     pixels = data.images[data.paths.index(path)]
     assert np.abs(quadrants(pixels) - np.asarray(colors)).max() <= 12

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from workbook.folders import printable
+from workbook.folders import printable_lines
 
 
 def parser():
@@ -57,8 +57,7 @@ def main(arguments=None):
     try:
         carry_out(options)
     except (OSError, ValueError) as error:
-        lines = str(error).splitlines()  # what they quote may be a stranger's
-        sys.exit("error: " + "\n".join(map(printable, lines)))
+        sys.exit(f"error: {printable_lines(error)}")  # what it quotes may be a stranger's
 
 
 def carry_out(options):

@@ -14,6 +14,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from workbook.folders import printable
 from workbook.run_folder import FULL, finish, workshop
 from workbook.start import keras
 
@@ -86,9 +87,9 @@ def fetch(name, data_home):
             finish(work / "all" / source.inside, target)
     except Exception as error:
         raise FileNotFoundError(
-            f"{name}: {source.address} could not be had: {error}. Nothing half-made is left. Run "
-            f"again, or put the dataset into {target}, or set SIAMESE_DATA_HOME to the folder that "
-            f"holds {target.name}/, or do without a network: SIAMESE_DATASET=toys"
+            f"{name}: {source.address} could not be had: {printable(error)}. Nothing half-made is "
+            f"left. Run again, or put the dataset into {target}, or set SIAMESE_DATA_HOME to the "
+            f"folder that holds {target.name}/, or do without a network: SIAMESE_DATASET=toys"
         ) from error
     return target
 
@@ -125,7 +126,7 @@ def _download(source, folder):
                 answered = isinstance(error.__context__, urllib.error.HTTPError)  # as with 404
                 if answered or getattr(error, "errno", None) in FULL or attempt == ATTEMPTS:
                     raise
-                print(f"{error}: trying again")
+                print(f"{printable(error)}: trying again")
     _refuse_web_page(Path(path))
     return Path(path)
 

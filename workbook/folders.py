@@ -73,6 +73,11 @@ def printable(text):
     )
 
 
+def printable_lines(text):
+    """The same for a text whose line breaks are meant."""
+    return "\n".join(map(printable, str(text).split("\n")))
+
+
 def few(names):
     """The first five of these names, printable."""
     names = list(dict.fromkeys(names))

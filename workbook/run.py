@@ -21,6 +21,7 @@ from nbconvert import HTMLExporter
 from nbconvert.filters import strip_ansi
 
 from workbook import ROOT, seeds
+from workbook.folders import printable, printable_lines
 from workbook.settings import read_config
 
 # a source that is hidden in JupyterLab is one click away in the HTML, too
@@ -126,7 +127,7 @@ def run(words, publish=False):
         raise ValueError("SEEDS counts from SEED on: leave out DATA_SEED")
     for name in ("dataset", "weights", "backbone", "runs", "data_home", "data_seed"):
         os.environ[f"SIAMESE_{name.upper()}"] = str(getattr(config, name))  # absolute from here on
-    print(f"{config}\nresults in  {config.run_dir}\n", flush=True)
+    print(f"{config}\nresults in  {printable(config.run_dir)}\n", flush=True)
 
     if not chosen and os.path.isabs(config.dataset):  # a folder of somebody's own
         chosen = [f"{number:02}" for number in range(1, 6)]
@@ -143,10 +144,10 @@ def run(words, publish=False):
         error = execute(source, folder / source.name)
         print(f"{time.monotonic() - start:6.0f} s  {'FAILED' if error else 'ok'}", flush=True)
         if error:
-            sys.exit(f"\n{error}")
+            sys.exit(f"\n{printable_lines(error)}")
     if (file := config.run_dir / "metrics.json").exists():
         metrics = json.loads(file.read_text("utf-8"))
-        print("", *seeds.results_table(metrics), "", f"more in {file}", sep="\n")
+        print("", *seeds.results_table(metrics), "", f"more in {printable(file)}", sep="\n")
     if publish:
         publish_run(config, sources)
 
