@@ -189,9 +189,11 @@ def test_results_go_to_drive_once_and_what_they_replace_is_removed(tmp_path, dri
     runs = tmp_path / "runs"
     files = ["toys-quick/embedding.keras", "toys-quick/gallery/entries-1.npz",
              "toys-quick/gallery/gallery.json", "toys-quick/figures/05_tsne.png",
-             "toys-quick/figures/05_parts.png", "toys-quick/metrics.json"]  # fmt: skip
+             "toys-quick/figures/05_parts.png", "toys-quick/metrics.json",
+            "film.part-time-quick/metrics.json"]  # fmt: skip
     stay = ["cache/trunk-1.npy", "toys-quick/training.lock", "toys-quick/checkpoint-before.npz",
-            "toys-quick/embedding.12.part.keras", "toys-quick/gallery/part12-x.keras"]  # fmt: skip
+            "toys-quick/embedding.12.part.keras",
+            "toys-quick/gallery/gallery.part-a1b2c3_d/work/model.keras"]  # fmt: skip
     for number, file in enumerate([*files, *stay]):
         (runs / file).parent.mkdir(parents=True, exist_ok=True)
         (runs / file).write_bytes(bytes(100 + number))

@@ -89,7 +89,10 @@ class Keeper:
     whole; what is removed from `runs` is removed from `home`.
     """
 
-    STAYS = re.compile(r"cache/|.*(/part\d+-|\.part|\.lock$|/checkpoint-before\.npz$)")
+    # half-made files and folders are named by `run_folder.whole_file` and `workshop`
+    STAYS = re.compile(
+        r"cache/|.*(\.\d+\.part(\.|$)|\.part-[a-z0-9_]{8}/|\.lock$|/checkpoint-before\.npz$)"
+    )
 
     def __init__(self, runs, home):
         self.runs, self.home = runs, home
