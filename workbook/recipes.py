@@ -5,7 +5,10 @@ Explained in notebook 04, "Two recipes".
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from workbook.backbones import build_from_config
+from workbook.mining import batch_shape
 from workbook.start import keras
 from workbook.training import warm_cosine
 
@@ -26,11 +29,21 @@ class Recipe:
     active_only: bool
     optimizer: str
     learning_rate: float
+    classes: int = 16  # at most, in a batch
+    images: int = 64  # at most, in a batch
 
     @property
     def description(self):
         """What is trained on, for titles: such as "semi-hard triplets, margin 0.5"."""
         return f"{self.mining or self.triplets} triplets, margin {self.margin}"
+
+    def batch_shape(self, labels):
+        """(P, K) of a batch: many classes first, then two to four images of each.
+
+        labels (n,). Raises ValueError if no batch can be drawn: see `mining.batch_shape`.
+        """
+        classes = max(1, min(self.classes, len(np.unique(labels))))
+        return batch_shape(labels, classes, int(np.clip(self.images // classes, 2, 4)))
 
     def make_optimizer(self, steps):
         """Adam at a constant rate, or AdamW whose rate rises, then falls to 0 within `steps`."""
