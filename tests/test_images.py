@@ -235,10 +235,10 @@ def test_memory_stays_flat_while_decoding(tmp_path):
     """2,000 images of 120,000 bytes: at no time more than a block of 512 is held."""
     Image.new("RGB", (4, 4), "red").save(tmp_path / "red.png")
     tracemalloc.start()
-    cache = image_files._decode_all([str(tmp_path / "red.png")] * 2000, 200, tmp_path / "cache")
+    paths = [str(tmp_path / "red.png")] * 2000
+    _, images, results = image_files._decode_all(paths, 200, tmp_path / "cache")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    images, results = image_files._read_cache(cache, 200)
     assert images.shape == (2000, 200, 200, 3) and len(results) == 2000
     assert (images[1999] == [255, 0, 0]).all()
     assert peak < 600 * 200 * 200 * 3

@@ -1,8 +1,10 @@
 """The command line: `python -m workbook COMMAND`, the same on every system."""
 
 import argparse
+import os
 import sys
 
+from workbook import ROOT
 from workbook.folders import printable_lines
 
 
@@ -46,6 +48,10 @@ def parser():
     workers = command("workers", "run notebooks in several processes that train one model together")
     workers.add_argument("count", type=int, help="how many processes, 2 or more")
     workers.add_argument("words", nargs="*", metavar="NAME=value | number", help="as for run")
+    cache = command("cache", "list what is kept under runs/cache, with sizes; or remove old parts")
+    cache.add_argument("--remove", action="store_true", help="what no run used for some days")
+    cache.add_argument("--days", type=int, default=7, help="how many days (7); 0: all of it")
+    cache.add_argument("runs", nargs="?", help="the folder of results (default: RUNS, or runs/)")
     stamp = command("stamp", "write the Colab cell, and the repository's address, into notebooks")
     stamp.add_argument("repository", nargs="?", metavar="OWNER/NAME", help="on GitHub")
     return top
@@ -87,6 +93,11 @@ def carry_out(options):
         from workbook.workers import start_workers
 
         sys.exit(start_workers(options.count, options.words))
+    elif options.command == "cache":
+        from workbook.cache import list_cache
+
+        runs = options.runs or os.environ.get("SIAMESE_RUNS") or ROOT / "runs"
+        list_cache(runs, options.remove, options.days)
     else:
         from workbook.stamp import stamp_all
 

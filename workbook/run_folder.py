@@ -50,6 +50,12 @@ def finish(made, target):
             raise
 
 
+def mark_used(path):
+    """Give a kept file the time of now: `python -m workbook cache` tells when it was used."""
+    with contextlib.suppress(OSError):  # somebody else's, or on a disk that cannot be written to
+        os.utime(path)
+
+
 @contextlib.contextmanager
 def whole_file(path):
     """A temporary path to write to; afterwards `path` holds all of it, or what it held before.

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from workbook import ROOT
-from workbook.run_folder import workshop
+from workbook.run_folder import mark_used, workshop
 from workbook.start import keras, tf
 
 register = keras.saving.register_keras_serializable(package="siamese_utils")
@@ -96,7 +96,9 @@ def trunk_features(
         digest.update(images[rows[first : first + batch_size]])
     cache = cache_dir / f"trunk-{digest.hexdigest()[:16]}.npy"
     try:
-        return np.load(cache, mmap_mode="r")
+        kept = np.load(cache, mmap_mode="r")
+        mark_used(cache)
+        return kept
     except (OSError, ValueError):  # absent or cut short
         pass
     shape = (views * len(rows), *trunk.output_shape[1:])
