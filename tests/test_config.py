@@ -124,3 +124,13 @@ def test_settings_are_shown_without_the_way_to_them(tmp_path):
     lines = dict(line.split(maxsplit=1) for line in shown.splitlines())
     assert (lines["runs"], lines["data_home"]) == ("results", "data")
     assert str(tmp_path) not in shown and ".." not in shown
+
+
+@pytest.mark.hostile
+def test_a_folder_is_shown_without_its_control_characters(tmp_path):
+    folder = tmp_path / "x\x1b[2Jy"
+    try:
+        folder.mkdir()
+    except OSError as error:
+        pytest.skip(f"no such name on this file system: {error}")
+    assert "dataset    x\\x1b[2Jy\n" in str(read_config(dataset=str(folder)))

@@ -139,14 +139,16 @@ def test_pictures_of_known_classes_are_named_and_strangers_are_unknown(place, ga
     assert sum(label == "unknown" for _, label, _ in strangers) >= 6, strangers
 
 
-def test_the_threshold_was_chosen_on_pictures_that_were_no_entries(gallery):
+def test_the_threshold_was_chosen_on_pictures_that_were_no_entries(place, gallery):
     taken = Gallery.load(gallery)
     policy = taken.policy
     assert policy["known_held_out"] and policy["known"] == 15  # three of fifteen a class
     assert policy["strangers_simulated"] and policy["strangers_let_in"] <= 0.05
     assert 0.01 < taken.threshold == policy["threshold"]
-    # training and validation images are entries, with the paths of their files
-    assert len(taken.labels) == 5 * 12 and all(map(os.path.isfile, taken.paths))
+    # training and validation images are entries, with the paths of their files from there on
+    assert len(taken.labels) == 5 * 12
+    assert all((place / "images" / path).is_file() for path in taken.paths)
+    assert not any(map(os.path.isabs, taken.paths))
 
 
 def test_a_run_on_own_images_is_notebooks_1_to_5_unless_others_are_named(
