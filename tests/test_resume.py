@@ -1,5 +1,6 @@
 """Training survives: processes really killed, files really damaged, disks really full."""
 
+import ast
 import contextlib
 import os
 import shutil
@@ -8,12 +9,13 @@ import sys
 import zipfile
 
 import keras
+import nbformat
 import numpy as np
 import pytest
 import small_run
 
 import siamese_utils as su
-from workbook import run_folder, training
+from workbook import ROOT, run_folder, training
 from workbook.mining import IndexBatches
 
 
@@ -241,6 +243,16 @@ def test_what_fails_after_the_training_loses_nothing_of_it(tmp_path, expected):
         raise OSError("the disk is full")
     assert restore(tmp_path) == small_run.EPOCHS
     assert small_run.fit(tmp_path)[1] == expected
+
+
+def test_notebook_4_saves_before_the_checkpoint_goes_and_before_anything_is_compared():
+    cells = nbformat.read(ROOT / "notebooks/04_training.ipynb", as_version=4).cells
+    code = [cell.source for cell in cells if cell.cell_type == "code"]
+    (number,) = [i for i, source in enumerate(code) if "Checkpoint(" in source]
+    (block,) = [node for node in ast.parse(code[number]).body if isinstance(node, ast.With)]
+    assert "fit(" in ast.unparse(block.body[-3]), "then the clock, then what is trained is saved"
+    assert ast.unparse(block.body[-1]).startswith("run_folder.save_model(embedding, ")
+    assert not any("save_model(" in source for source in code[number + 1 :])
 
 
 def test_half_precision_goes_on_in_the_same_kernel(tmp_path, capsys):
