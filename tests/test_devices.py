@@ -1,6 +1,7 @@
 """One device, two logical devices, two worker processes: the same training; precision and XLA."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -17,12 +18,14 @@ from workbook.settings import prepare, read_config
 from workbook.start import keras, tf
 
 SCRIPT = together.__file__
+ON_CPU = {"CUDA_VISIBLE_DEVICES": "-1"}  # the devices that are compared are CPUs, also beside a GPU
 
 
 @pytest.fixture(scope="module")
 def one_device(tmp_path_factory):
     out = tmp_path_factory.mktemp("one") / "curves.json"
-    subprocess.run([sys.executable, SCRIPT, "one", out], check=True, timeout=300)
+    command = [sys.executable, SCRIPT, "one", out]
+    subprocess.run(command, check=True, timeout=300, env=os.environ | ON_CPU)
     return json.loads(out.read_text("utf-8"))
 
 
@@ -35,18 +38,21 @@ def equal(one, other):
 
 def test_two_logical_devices_train_as_one(one_device, tmp_path):
     out = tmp_path / "curves.json"
-    subprocess.run([sys.executable, SCRIPT, "all", out], check=True, timeout=300)
+    command = [sys.executable, SCRIPT, "all", out]
+    subprocess.run(command, check=True, timeout=300, env=os.environ | ON_CPU)
     two = json.loads(out.read_text("utf-8"))
     assert (one_device["replicas"], two["replicas"]) == (1, 2)
     equal(one_device, two)
 
 
-def test_two_worker_processes_train_as_one(one_device, tmp_path):
+def test_two_worker_processes_train_as_one(one_device, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "GPUS", [])
     outs = [tmp_path / "0.json", tmp_path / "1.json"]
     ports = workers.free_ports(2)
     processes = [
         subprocess.Popen(
-            [sys.executable, SCRIPT, "workers", out], env=workers.environment(i, ports, tmp_path)
+            [sys.executable, SCRIPT, "workers", out],
+            env=workers.environment(i, ports, tmp_path) | ON_CPU,
         )
         for i, out in enumerate(outs)
     ]
