@@ -30,6 +30,7 @@ def test_defaults_without_a_gpu():
 def test_full_is_photographs_with_imagenet_weights_at_200_pixels():
     config = read_config(preset="full")
     assert (config.dataset, config.weights, config.size) == ("grocery", "imagenet", 200)
+    assert read_config(preset="full", backbone="EfficientNetLite0").size == 256
 
 
 def test_variables_and_keywords(monkeypatch, tmp_path):

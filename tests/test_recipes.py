@@ -39,6 +39,10 @@ def test_tuned_depends_on_whether_the_start_is_pretrained(config):
     assert chosen(recipes.tuned(config)) == ("semi-hard", 0.5, False, 3e-4)
     pretrained = replace(config, weights="imagenet")
     assert chosen(recipes.tuned(pretrained)) == ("hard", 1.0, True, 1e-3)
+    labels = {count: np.repeat(np.arange(count), 9) for count in (5, 40, 81)}
+    shapes = {count: recipes.tuned(pretrained).batch_shape(labels[count]) for count in labels}
+    assert shapes == {5: (5, 4), 40: (40, 3), 81: (64, 2)}
+    assert recipes.tuned(config).batch_shape(labels[81]) == (16, 4)
     optimizer = recipes.tuned(config).make_optimizer(200)
     assert type(optimizer) is keras.optimizers.AdamW and optimizer.weight_decay == 1e-4
     rates = [float(optimizer._learning_rate(step)) for step in (0, 30, 200)]

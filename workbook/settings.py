@@ -25,7 +25,8 @@ VARIABLES = {  # name: what it chooses
     "SIAMESE_HEAD": "specified (flatten, Dense 512-256-256), slim (average, BatchNorm, Dense 256)",
     "SIAMESE_RUNS": "folder for results (default: runs/ beside siamese_utils.py)",
     "SIAMESE_DATA_HOME": "folder that holds or receives datasets (default: data/)",
-    "SIAMESE_SIZE": "side of the input in pixels (default: full 200; quick 160, toys there 64)",
+    "SIAMESE_SIZE": "side of the input in pixels (default: full 200, EfficientNetLite0 there "
+    "256; quick 160, toys there 64)",
     "SIAMESE_EPOCHS": "training epochs (default: what the preset says)",
     "SIAMESE_RECIPE": "tuned (mined triplets), or specified (explicit random triplets, margin 0.5)",
     "SIAMESE_TRAIN_FROM": "first trained layer of the backbone, or none (default: its last stage; "
@@ -173,8 +174,8 @@ def read_config(**overrides):
             get("head", "specified" if backbone == "ResNet50" else "slim"),
             ("specified", "slim"),
         ),
-        size=positive("size", 64 if drawn else 160 if quick else 200),
-        epochs=positive("epochs", 12 if drawn else 6 if quick else 10),
+        size=positive("size", 64 if drawn else 160 if quick else 256 if backbone == LITE else 200),
+        epochs=positive("epochs", 12 if drawn else 6 if quick else 20),
         recipe=_one_of("SIAMESE_RECIPE", get("recipe", "tuned"), ("tuned", "specified")),
         train_from=get("train_from", "default"),
         views=positive("views", 1 if drawn else 8),
