@@ -54,7 +54,7 @@ def test_an_ordinary_dataset_gives_no_warning(folder):
     fill(folder, a=6, b=6)
     data = load(folder, strict=True)
     assert not data.warnings and not data.problems
-    assert data.report.read_text("utf-8").splitlines() == ["kind,path,reason,remedy"]
+    assert data.report.read_text("utf-8").splitlines() == ['"kind","path","reason","remedy"']
 
 
 @odd
