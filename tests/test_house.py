@@ -3,6 +3,9 @@
 import ast
 import graphlib
 
+import nbformat
+import numpy as np
+
 import siamese_utils
 from workbook import ROOT
 
@@ -40,3 +43,10 @@ def test_imports_run_one_way():
     graph = {name: imported(path) for name, path in MODULES.items()}
     assert "siamese_utils" in graph["mining"], "otherwise imported() finds nothing"
     graphlib.TopologicalSorter(graph).prepare()  # CycleError for a circle
+
+
+def test_code_cells_are_short():
+    notebooks = [nbformat.read(path, as_version=4) for path in ROOT.glob("notebooks/0*.ipynb")]
+    code = [cell for notebook in notebooks for cell in notebook.cells if cell.cell_type == "code"]
+    lines = [len(cell.source.splitlines()) for cell in code]
+    assert len(notebooks) == 7 and np.median(lines) <= 6 and np.percentile(lines, 90) <= 15

@@ -53,6 +53,16 @@ def test_a_good_notebook_leaves_its_outputs_and_a_page_to_read(workbook, tmp_pat
     assert all(f"href={link}" in page for link in links)
 
 
+def test_a_cell_for_the_first_seed_alone_is_run_with_it_alone(workbook, tmp_path):
+    once = new_code_cell("print('a picture')", metadata={"tags": [run.ONCE]})
+    place = workbook(once, new_code_cell("print('a number')"))
+    (tmp_path / "notebooks/01_first.ipynb").rename(tmp_path / "notebooks/04_first.ipynb")
+    run.run(["SEEDS=2", "4"])
+    for folder, printed in ((place, ["a picture", "a number"]), (place / "seed-43", ["a number"])):
+        cells = nbformat.read(folder / "04_first.ipynb", as_version=4).cells
+        assert [cell.outputs[0].text.strip() for cell in cells] == printed
+
+
 @pytest.mark.parametrize("path", sorted(ROOT.glob("notebooks/0*.ipynb")), ids=lambda p: p.name)
 def test_in_the_page_solutions_and_hidden_cells_are_collapsed(path):
     notebook = nbformat.read(path, as_version=4)

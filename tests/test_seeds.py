@@ -1,11 +1,14 @@
 """Several trainings of one run: what is pooled, what is refused, and in which order they run."""
 
+import ast
 import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import nbformat
 import numpy as np
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
 
 import siamese_utils as su
 from workbook import backbones, run, seeds
@@ -110,3 +113,21 @@ def test_notebooks_4_and_5_run_once_a_seed_and_the_first_is_evaluated_last():
     order = run.trainings(sources, SimpleNamespace(seed=7, seeds=3))
     numbers = [(int(source.name[:2]), seed) for source, seed in order]
     assert numbers == [(3, 7), (4, 7), (4, 8), (4, 9), (5, 9), (5, 8), (5, 7), (6, 7)]
+
+
+@pytest.mark.parametrize("number", ["04", "05"])
+def test_what_a_further_seed_leaves_out_nothing_else_needs(number):
+    cells = nbformat.read(next(run.ROOT.glob(f"notebooks/{number}_*.ipynb")), as_version=4).cells
+    used, made = ({True: set(), False: set()} for _ in range(2))  # by cells for the first seed, all
+    for cell in cells:
+        if cell.cell_type == "code":
+            once = run.ONCE in cell.metadata.get("tags", [])
+            for node in ast.walk(ast.parse(TransformerManager().transform_cell(cell.source))):
+                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+                    used[once].add(node.id)
+                elif isinstance(node, ast.Name | ast.arg | ast.FunctionDef | ast.alias):
+                    names = ("id", "arg", "asname", "name")
+                    made[once].add(next(v for n in names if (v := getattr(node, n, None))))
+    assert made[True], "nothing is for the first seed alone"
+    missing = (made[True] - made[False]) & used[False]
+    assert not missing, f"made by a cell tagged {run.ONCE} alone: {missing}"

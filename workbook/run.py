@@ -35,12 +35,20 @@ PAGE = """{%- extends "lab/index.html.j2" -%}
 {%- endblock input_group -%}"""
 
 
-def execute(source, target):
+ONCE = "first-seed"  # the tag of cells that a further seed leaves out: nothing pooled needs them
+
+
+def execute(source, target, leave_out=None):
     """Run `source` into `target` (.ipynb), an HTML copy and a log; what failed as text, or None.
 
-    The text is for people: the section, the error's own message, the log that has the traceback.
+    Without the cells tagged `leave_out`. The text is for people: the section, the error's own
+    message, the log that has the traceback.
     """
     notebook = nbformat.read(source, as_version=4)
+    cells = notebook.cells
+    notebook.cells = [
+        c for c in cells if not leave_out or leave_out not in c.metadata.get("tags", [])
+    ]
     reached = []
     client = NotebookClient(
         notebook,
@@ -141,7 +149,8 @@ def run(words, publish=False):
         folder = read_config().run_dir
         print(f"{source.stem:24}", f"seed {seed:<6}" * (config.seeds > 1), end="", flush=True)
         start = time.monotonic()
-        error = execute(source, folder / source.name)
+        leave_out = None if seed == config.seed else ONCE
+        error = execute(source, folder / source.name, leave_out)
         print(f"{time.monotonic() - start:6.0f} s  {'FAILED' if error else 'ok'}", flush=True)
         if error:
             sys.exit(f"\n{printable_lines(error)}")
