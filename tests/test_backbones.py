@@ -192,7 +192,7 @@ def test_lite_is_converted_once_without_a_network(lite, cache, picture, monkeypa
     monkeypatch.setattr(socket, "create_connection", None)
     monkeypatch.setattr(efficientnet_lite, "read_tensors", None)  # needed no more
     again, train_from = backbones.load_backbone("EfficientNetLite0", "imagenet", (64, 64, 3), cache)
-    assert train_from == "block14_expand"
+    assert train_from == "block12_expand"
     assert (output(again, picture) == output(lite, picture)).all()
 
 

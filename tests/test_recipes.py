@@ -45,6 +45,7 @@ def test_tuned_depends_on_whether_the_start_is_pretrained(config):
     assert recipes.tuned(config).batch_shape(labels[81]) == (16, 4)
     optimizer = recipes.tuned(config).make_optimizer(200)
     assert type(optimizer) is keras.optimizers.AdamW and optimizer.weight_decay == 1e-4
+    assert recipes.tuned(pretrained).make_optimizer(200).weight_decay == 0.1
     rates = [float(optimizer._learning_rate(step)) for step in (0, 30, 200)]
     assert rates == pytest.approx([0, 3e-4, 0], abs=1e-9)
 

@@ -71,7 +71,7 @@ def load_backbone(name, weights, input_shape, cache_dir=None):
     elif name != "EfficientNetLite0":
         model, train_from = _from_keras(name, weights, input_shape)
     elif weights in (None, "imagenet"):
-        model, train_from = efficientnet_lite0(weights, cache_dir), "block14_expand"
+        model, train_from = efficientnet_lite0(weights, cache_dir), "block12_expand"
     else:
         raise ValueError(f"WEIGHTS={weights}: EfficientNetLite0 has imagenet and none")
     if weights and name != "ResNet50":

@@ -29,6 +29,7 @@ class Recipe:
     active_only: bool
     optimizer: str
     learning_rate: float
+    weight_decay: float = 0  # AdamW: a step takes off this times the learning rate
     classes: int = 16  # at most, in a batch
     images: int = 64  # at most, in a batch
 
@@ -50,7 +51,7 @@ class Recipe:
         if self.optimizer == "Adam":
             return keras.optimizers.Adam(self.learning_rate)
         schedule = warm_cosine(self.learning_rate, steps)
-        return keras.optimizers.AdamW(schedule, weight_decay=1e-4)
+        return keras.optimizers.AdamW(schedule, weight_decay=self.weight_decay)
 
     def build(self, config):
         """The embedding model of `config`, not trained; with this recipe's kind of embedding.
@@ -94,6 +95,7 @@ def tuned(config):
         active_only=False,
         optimizer="AdamW",
         learning_rate=3e-4,
+        weight_decay=1e-4,
     )
     if config.weights == "none":
         return recipe
@@ -103,6 +105,7 @@ def tuned(config):
         margin=1.0,
         active_only=True,
         learning_rate=1e-3,
+        weight_decay=0.1,
         classes=64,
         images=128,
     )

@@ -175,7 +175,7 @@ def read_config(**overrides):
             ("specified", "slim"),
         ),
         size=positive("size", 64 if drawn else 160 if quick else 256 if backbone == LITE else 200),
-        epochs=positive("epochs", 12 if drawn else 6 if quick else 20),
+        epochs=positive("epochs", 12 if drawn else 6 if quick else 10),
         recipe=_one_of("SIAMESE_RECIPE", get("recipe", "tuned"), ("tuned", "specified")),
         train_from=get("train_from", "default"),
         views=positive("views", 1 if drawn else 8),
