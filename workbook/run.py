@@ -45,10 +45,7 @@ def execute(source, target, leave_out=None):
     message, the log that has the traceback.
     """
     notebook = nbformat.read(source, as_version=4)
-    cells = notebook.cells
-    notebook.cells = [
-        c for c in cells if not leave_out or leave_out not in c.metadata.get("tags", [])
-    ]
+    notebook.cells = [c for c in notebook.cells if leave_out not in c.metadata.get("tags", [])]
     reached = []
     client = NotebookClient(
         notebook,
