@@ -79,6 +79,21 @@ def test_in_the_page_solutions_and_hidden_cells_are_collapsed(path):
     assert "Solution" in page and "Solution" not in open_to_all
 
 
+@pytest.mark.parametrize("path", sorted(ROOT.glob("notebooks/0*.ipynb")), ids=lambda p: p.name)
+def test_the_page_needs_no_network_for_its_formulas_or_anything(path):
+    notebook = nbformat.read(path, as_version=4)
+    texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = []
+    page = run.as_html(notebook, path)
+    formulas = re.findall("<math.*?</math>", page, flags=re.DOTALL)
+    assert len(formulas) == "\n".join(texts).count("$$") / 2, "each formula stands in the page"
+    assert not any("\\" in formula for formula in formulas), "a command that was not understood"
+    fetched = r"<(?:script|link|img|iframe)[^>]+(?:src|href)=.https?:|@import|url\(.?https?:"
+    assert not re.findall(fetched, page)
+
+
 def test_a_failing_cell_says_where_and_what_and_leaves_the_traceback_to_the_log(workbook, capfd):
     code = "```python\n# no heading\n```"
     fail = "def divide(x):\n    raise ValueError(f'no \x1b[31m{x}\x1b[0m, choose 1 | 2')"

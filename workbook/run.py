@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import nbformat
+from latex2mathml.converter import convert
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import HTMLExporter
@@ -24,8 +25,12 @@ from workbook import ROOT, seeds
 from workbook.folders import printable, printable_lines
 from workbook.settings import read_config
 
-# a source that is hidden in JupyterLab is one click away in the HTML, too
+# a source that is hidden in JupyterLab is one click away in the HTML, too; nothing is fetched to
+# show the page: formulas are MathML by then, see `as_html`
 PAGE = """{%- extends "lab/index.html.j2" -%}
+{%- block html_head_js -%}{%- endblock -%}
+{%- block html_head_js_mathjax -%}{%- endblock -%}
+{%- block html_head_js_mermaidjs -%}{%- endblock -%}
 {%- block input_group -%}
 {%- if cell.metadata.get("jupyter", {}).get("source_hidden") -%}
 <details>
@@ -90,10 +95,14 @@ def as_html(notebook, target):
                 file = Path(os.path.relpath(ROOT / file[3:], target.parent)).as_posix()
         return f"]({file.replace('.ipynb', '.html')}{mark}{section})"
 
+    def mathml(match):
+        return convert(match[1], display="block")
+
     page = copy.deepcopy(notebook)
     for cell in page.cells:
         if cell.cell_type == "markdown":
             cell.source = re.sub(r"\]\(([^():\s]+)\)", lead, cell.source)
+            cell.source = re.sub(r"^\$\$(.+)\$\$$", mathml, cell.source, flags=re.MULTILINE)
     name = {"metadata": {"name": target.stem}}
     return HTMLExporter(raw_template=PAGE).from_notebook_node(page, name)[0]
 
