@@ -29,8 +29,8 @@ VARIABLES = {  # name: what it chooses
     "256; quick 160, toys there 64)",
     "SIAMESE_EPOCHS": "training epochs (default: what the preset says)",
     "SIAMESE_RECIPE": "tuned (mined triplets), or specified (explicit random triplets, margin 0.5)",
-    "SIAMESE_TRAIN_FROM": "first trained layer of the backbone, or none (default: its last stage; "
-    "none of a .keras file)",
+    "SIAMESE_TRAIN_FROM": "first trained layer of the backbone, or none (default: its last stage, "
+    "EfficientNetLite0 from block12_expand on; none of a .keras file)",
     "SIAMESE_VIEWS": "augmented views of a training image in the trunk cache (default: 8; toys in "
     "quick: 1)",
     "SIAMESE_SEED": "the seed of everything random (default: 42)",
