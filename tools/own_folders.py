@@ -26,15 +26,16 @@ def make_folder(data, folder, seed):
     """Copy drawn pictures of `data` into `folder`/train/<class> and `folder`/test/<class>."""
     rng = np.random.default_rng(seed)
     wanted = {"train": TRAIN, "test": TEST}
+    rows = {split: data.where(split) for split in wanted}
     many = [
-        np.bincount(data.labels[data.where(split)], minlength=len(data.class_names)) >= count
+        np.bincount(data.labels[rows[split]], minlength=len(data.class_names)) >= count
         for split, count in wanted.items()
     ]
     for label in rng.choice(np.flatnonzero(np.all(many, axis=0)), CLASSES, replace=False):
         for split, count in wanted.items():
             place = folder / split / data.class_names[label]
             place.mkdir(parents=True)
-            of_class = data.where(split)[data.labels[data.where(split)] == label]
+            of_class = rows[split][data.labels[rows[split]] == label]
             for row in rng.choice(of_class, count, replace=False):
                 shutil.copy(data.paths[row], place)
 
