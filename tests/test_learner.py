@@ -66,10 +66,11 @@ def test_the_notebooks_themselves_are_not_touched(tmp_path):
 # ------------------------------------------------------------------------ what a learner is shown
 
 
-def test_question_marks_print_plain_text_without_the_path(capsys):
-    colored = "\x1b[31mSignature:\x1b[39m f(x)\n\x1b[1;34mDocstring:\x1b[0m y\nFile: /home/me/f.py"
+def test_question_marks_print_plain_text_that_is_the_same_elsewhere(capsys):
+    signature = "\x1b[31mSignature:\x1b[39m f(x, g=<function a.g at 0x7f02>)"
+    colored = f"{signature}\n\x1b[1;34mDocstring:\x1b[0m y\nFile: /home/me/f.py"
     settings.show_in_place(None, {"text/plain": colored})
-    assert capsys.readouterr().out.splitlines() == ["Signature: f(x)", "Docstring: y", ""]
+    assert capsys.readouterr().out.splitlines() == ["Signature: f(x, g=a.g)", "Docstring: y", ""]
 
 
 def test_tensorflow_warns_but_not_of_retracing():

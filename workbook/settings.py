@@ -221,9 +221,10 @@ def prepare(config):
 def show_in_place(_, data, **__):
     """Print what `?` and `??` found: without colours, which are made for a dark terminal.
 
-    Without the path of the file, too: it is another one elsewhere.
+    Without the path of the file and the address of a function, too: they are others elsewhere.
     """
-    print(re.sub(r"\x1b\[[\d;]*m", "", data["text/plain"]).partition("File:")[0])
+    text = re.sub(r"\x1b\[[\d;]*m", "", data["text/plain"]).partition("File:")[0]
+    print(re.sub(r"<function (\S+) at 0x\w+>", r"\1", text))
 
 
 def start(seed=42):
