@@ -33,32 +33,43 @@ def smaller(pictures, share):
     return made
 
 
-def answers(embedding, data, split, sizes, cache):
-    """Whether the closest catalogue entry of each image of `split` is of its class: (n,) bool."""
-    trunk, tail = su.split_at_freeze_point(embedding)
-    features = trunk_cache.trunk_features(trunk, data.images, cache)
-    queries = su.embed(tail, features, rows=data.where(split))
+def enter(embedding, data, sizes):
+    """Embeddings (len(sizes) * n, dim) of the n catalogue pictures at each size, their classes."""
     reference = data.where("reference")
-    entries = np.concatenate([smaller(data.images[reference], size) for size in sizes])
-    _, nearest = retrieval.nearest_neighbors(queries, su.embed(embedding, entries))
-    found = data.labels[reference][nearest[:, 0] % len(reference)]
-    return found == data.labels[data.where(split)]
+    pictures = np.concatenate([smaller(data.images[reference], size) for size in sizes])
+    return su.embed(embedding, pictures), np.tile(data.labels[reference], len(sizes))
+
+
+def name(queries, entries, classes):
+    """The class of each query's closest entry: (n,)."""
+    _, nearest = retrieval.nearest_neighbors(queries, entries)
+    return classes[nearest[:, 0]]
 
 
 if __name__ == "__main__":
     words = {"preset": "full", "dataset": "grocery", "backbone": "EfficientNetLite0"}
     config = settings.read_config(**words, data_home=(sys.argv[1:] or [""])[0])
-    data, cache = images.load_from_config(config), config.runs / "cache"
+    data = images.load_from_config(config)
     folders = [config.run_dir, *sorted(config.run_dir.glob("seed-*"))]
     trained = [keras.models.load_model(folder / "embedding.keras") for folder in folders]
+    trunk, _ = su.split_at_freeze_point(trained[0])  # frozen: the same in all of them
+    features = trunk_cache.trunk_features(trunk, data.images, config.runs / "cache")
+    right, alone = {}, len(data.where("reference"))
+    for embedding in trained:
+        _, tail = su.split_at_freeze_point(embedding)
+        entries, classes = enter(embedding, data, SIZES)
+        for split in ("validation", "test"):
+            rows = data.where(split)
+            queries = su.embed(tail, features, rows=rows)
+            for what, count in (("as it is", alone), ("at these sizes", len(entries))):
+                named = name(queries, entries[:count], classes[:count])
+                right.setdefault(f"{split}, {what}", []).append(named == data.labels[rows])
     table = {"sizes": SIZES, "trainings": len(trained)}
-    for split in ("validation", "test"):
-        for name, sizes in (("as it is", (1,)), ("at these sizes", SIZES)):
-            right = [answers(embedding, data, split, sizes, cache) for embedding in trained]
-            shares = [float(one.mean()) for one in right]
-            low, high = retrieval.bootstrap_interval(np.mean(right, axis=0))
-            sd = np.std(shares, ddof=1) if len(shares) > 1 else np.nan
-            print(f"{split:10} {name:14} {np.mean(shares):.3f} ± {sd:.3f} [{low:.3f}, {high:.3f}]")
-            table[f"{split}, {name}"] = [round(share, 3) for share in shares]
+    for what, answers in right.items():
+        shares = [float(one.mean()) for one in answers]
+        sd = np.std(shares, ddof=1) if len(shares) > 1 else np.nan
+        low, high = retrieval.bootstrap_interval(np.mean(answers, axis=0))
+        print(f"{what:26} {np.mean(shares):.3f} ± {sd:.3f} [{low:.3f}, {high:.3f}]")
+        table[what] = [round(share, 3) for share in shares]
     file = ROOT / "results/grocery/catalogue_sizes.json"
     file.write_text(json.dumps(table, indent=1) + "\n", "utf-8")
