@@ -12,11 +12,11 @@ README's command for `grocery`, on what its five trainings left.
 import json
 import sys
 
-import keras
 import numpy as np
 
 import siamese_utils as su
 from workbook import ROOT, images, retrieval, settings, trunk_cache
+from workbook.start import keras
 
 SIZES = (1, 0.9, 0.8, 0.7)  # of the picture's own side
 
