@@ -3,7 +3,8 @@
 import numpy as np
 
 import siamese_utils as su
-from tools.catalogue_sizes import enter, name, smaller
+from tools.catalogue_sizes import enter, smaller
+from workbook import retrieval
 from workbook.images import ImageDataset
 from workbook.start import keras
 
@@ -33,6 +34,7 @@ def test_each_entry_counts_for_the_class_of_its_picture():
     assert entries.shape == (12, 256)
     order = [4, 2, 0, 5, 1, 3]  # photographs that show the products small, in another order
     queries = su.embed(embedding, smaller(PICTURES, 0.5)[order])
-    assert name(queries, entries, classes).tolist() == labels[order].tolist()
-    as_it_is = name(queries, entries[:6], classes[:6])
-    assert (as_it_is != labels[order]).any(), "at one size these are not all found"
+    _, nearest = retrieval.nearest_neighbors(queries, entries)
+    assert classes[nearest[:, 0]].tolist() == labels[order].tolist()
+    _, nearest = retrieval.nearest_neighbors(queries, entries[:6])
+    assert (classes[nearest[:, 0]] != labels[order]).any(), "at one size these are not all found"

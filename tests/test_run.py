@@ -63,32 +63,38 @@ def test_a_cell_for_the_first_seed_alone_is_run_with_it_alone(workbook, tmp_path
         assert [cell.outputs[0].text.strip() for cell in cells] == printed
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("notebooks/0*.ipynb")), ids=lambda p: p.name)
-def test_in_the_page_solutions_and_hidden_cells_are_collapsed(path):
-    notebook = nbformat.read(path, as_version=4)
-    texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+NOTEBOOKS = sorted(ROOT.glob("notebooks/0*.ipynb"))
+
+
+@pytest.fixture(scope="module", params=NOTEBOOKS, ids=lambda path: path.name)
+def shown(request):
+    """A notebook of the workbook without outputs, and the page made of it."""
+    notebook = nbformat.read(request.param, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = []  # for the time it takes
+    return notebook, run.as_html(notebook, request.param)
+
+
+def texts(notebook):
+    return "".join(f"{c.source}\n" for c in notebook.cells if c.cell_type == "markdown")
+
+
+def test_in_the_page_solutions_and_hidden_cells_are_collapsed(shown):
+    notebook, page = shown
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     hidden = [cell for cell in code if cell.metadata.get("jupyter", {}).get("source_hidden")]
-    for cell in code:
-        cell.outputs = []  # for the time it takes
-    page = run.as_html(notebook, path)
     collapsed = page.count("<details>")
-    assert collapsed == page.count("</details>") == "".join(texts).count("<details>") + len(hidden)
+    assert collapsed == page.count("</details>") == texts(notebook).count("<details>") + len(hidden)
     open_to_all = re.sub("<details>.*?</details>", "", page, flags=re.DOTALL)
     assert "REPOSITORY" in page and "REPOSITORY" not in open_to_all
     assert "Solution" in page and "Solution" not in open_to_all
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("notebooks/0*.ipynb")), ids=lambda p: p.name)
-def test_the_page_needs_no_network_for_its_formulas_or_anything(path):
-    notebook = nbformat.read(path, as_version=4)
-    texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs = []
-    page = run.as_html(notebook, path)
+def test_the_page_needs_no_network_for_its_formulas_or_anything(shown):
+    notebook, page = shown
     formulas = re.findall("<math.*?</math>", page, flags=re.DOTALL)
-    assert len(formulas) == "\n".join(texts).count("$$") / 2, "each formula stands in the page"
+    assert len(formulas) == texts(notebook).count("$$") / 2, "each formula stands in the page"
     assert not any("\\" in formula for formula in formulas), "a command that was not understood"
     fetched = r"<(?:script|link|img|iframe)[^>]+(?:src|href)=.https?:|@import|url\(.?https?:"
     assert not re.findall(fetched, page)

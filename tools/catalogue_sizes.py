@@ -40,12 +40,6 @@ def enter(embedding, data, sizes):
     return su.embed(embedding, pictures), np.tile(data.labels[reference], len(sizes))
 
 
-def name(queries, entries, classes):
-    """The class of each query's closest entry: (n,)."""
-    _, nearest = retrieval.nearest_neighbors(queries, entries)
-    return classes[nearest[:, 0]]
-
-
 if __name__ == "__main__":
     words = {"preset": "full", "dataset": "grocery", "backbone": "EfficientNetLite0"}
     config = settings.read_config(**words, data_home=(sys.argv[1:] or [""])[0])
@@ -62,8 +56,10 @@ if __name__ == "__main__":
             rows = data.where(split)
             queries = su.embed(tail, features, rows=rows)
             for what, count in (("as it is", alone), ("at these sizes", len(entries))):
-                named = name(queries, entries[:count], classes[:count])
-                right.setdefault(f"{split}, {what}", []).append(named == data.labels[rows])
+                found = retrieval.retrieval_metrics(
+                    queries, data.labels[rows], entries[:count], classes[:count], (1,), True
+                )
+                right.setdefault(f"{split}, {what}", []).append(found["recall@1"])
     table = {"sizes": SIZES, "trainings": len(trained)}
     for what, answers in right.items():
         shares = [float(one.mean()) for one in answers]
