@@ -19,7 +19,7 @@ import siamese_utils as su
 from workbook import ROOT, gallery_commands
 from workbook import gallery as gallery_module
 from workbook.__main__ import main
-from workbook.gallery import Gallery
+from workbook.gallery import CATALOGUE_SIZES, Gallery
 from workbook.images import decode_image
 
 
@@ -554,7 +554,8 @@ def test_a_class_is_added_on_the_command_line(saved, folder, tmp_path, capsys):
     assert Gallery.load(saved).identify(asked).nearest[0][0] != "green frog"
     main(["enroll", str(saved), "green frog", str(tmp_path / "new" / "*.png")])
     out = capsys.readouterr().out
-    assert "3 pictures added; green frog has 3, the gallery 9" in out and "strangers let in" in out
+    assert "3 pictures added; green frog has 3 entries, the gallery 9" in out
+    assert "strangers let in" in out
     gallery = Gallery.load(saved)
     assert gallery.identify(asked).label == "green frog"
     assert gallery.paths[-3:].tolist() == ["new/0.png", "new/1.png", "new/2.png"]
@@ -562,6 +563,34 @@ def test_a_class_is_added_on_the_command_line(saved, folder, tmp_path, capsys):
     assert "0.png is an entry already" in stopped("enroll", saved, "frog", tmp_path / "new")
     assert "notes.txt" in stopped("enroll", saved, "paper", folder / "red" / "notes.txt")
     assert len(Gallery.load(saved).labels) == 9, "what failed added nothing"
+
+
+def test_a_catalogue_picture_is_entered_at_four_sizes(saved, tmp_path, capsys):
+    product, shelf = tmp_path / "product.png", tmp_path / "shelf.png"
+    Image.new("RGB", (16, 16), (20, 200, 20)).save(product)
+    white = Image.new("RGB", (16, 16), "white")
+    white.paste((20, 200, 20), (2, 2, 13, 13))  # 11 of 16 pixels, as at 0.7
+    white.save(shelf)
+    main(["enroll", str(saved), "green frog", str(product), "--catalogue"])
+    assert "1 pictures added; green frog has 4 entries, the gallery 10" in capsys.readouterr().out
+    gallery = Gallery.load(saved)
+    match = gallery.identify(shelf, k=10)
+    own = [distance for label, distance, _ in match.nearest if label == "green frog"]
+    assert match.nearest[0][0] == "green frog" and own[0] < own[-1] / 2
+    alone = gallery.trial()
+    assert not alone.known[-4:].any(), "the other sizes are the same picture: nobody finds it"
+    assert (alone.distances[-4:] == alone.foreign[-4:]).all()
+    assert alone.known[:6].all()
+    in_python = Gallery(gallery.model)
+    in_python.add([product], ["green frog"], sizes=CATALOGUE_SIZES)
+    np.testing.assert_allclose(in_python.embeddings, gallery.embeddings[-4:], rtol=1e-5, atol=1e-5)
+
+
+def test_a_picture_that_is_entered_twice_does_not_find_itself(model):
+    gallery = Gallery(model)
+    gallery.add_embeddings(line(model, [0, 0, 5, 9]), [*"aaab"], ["1.png", "1.png", "2.png", ""])
+    assert gallery.trial().distances.tolist() == [25, 25, 16, 16]
+    assert gallery.trial().known.tolist() == [True, True, True, False]
 
 
 def test_command_line_errors_are_one_message(tmp_path, folder, model):

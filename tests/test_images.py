@@ -15,7 +15,7 @@ from PIL import Image
 from workbook import ROOT
 from workbook import images as image_files
 from workbook.downloads import DATASETS
-from workbook.images import decode_image, load_images
+from workbook.images import decode_image, load_images, on_white
 from workbook.toys import render_toys
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "datasets"
@@ -262,3 +262,18 @@ def test_grocery_without_a_network_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setitem(DATASETS, "grocery", source)
     with pytest.raises(FileNotFoundError, match=r"archive\.zip.*SIAMESE_DATASET=toys"):
         load_images("grocery", 32, data_home=tmp_path)
+
+
+def test_a_smaller_picture_stands_in_the_middle_of_white():
+    pictures = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3), np.uint8)
+    pictures = pictures.repeat(8, axis=1).repeat(8, axis=2)  # six patterns of 32 pixels a side
+    assert (on_white(pictures, 1) == pictures).all()
+    half = on_white(pictures, 0.5)
+    assert half.shape == pictures.shape and half.dtype == np.uint8
+    inner = half[:, 8:24, 8:24].astype(float)
+    half[:, 8:24, 8:24] = 255
+    assert (half == 255).all()
+    np.testing.assert_allclose(inner.mean((1, 2)), pictures.mean((1, 2)), atol=2)
+    for share in (0, 1.5, np.nan):
+        with pytest.raises(ValueError, match="above 0, at most 1"):
+            on_white(pictures, share)

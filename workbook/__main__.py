@@ -36,6 +36,10 @@ def parser():
     enroll.add_argument("gallery", help="a folder that `build` or notebook 05 wrote")
     enroll.add_argument("label", help="the name of the class")
     enroll.add_argument("images", nargs="+", metavar="image", help="a file, or a folder of them")
+    enroll.add_argument(
+        "--catalogue", action="store_true",
+        help="for products on white: enter each smaller as well, as photographs show them",
+    )  # fmt: skip
     build = command("build", "make a gallery of a folder of class folders")
     build.add_argument("model", help="an embedding.keras that notebook 04 saved")
     build.add_argument("images", help="a folder with one sub-folder a class")
@@ -78,7 +82,7 @@ def carry_out(options):
         if options.command == "build":
             commands.build(options.model, options.images, options.gallery)
         elif options.command == "enroll":
-            commands.enroll(options.gallery, options.label, options.images)
+            commands.enroll(options.gallery, options.label, options.images, options.catalogue)
         else:
             commands.identify(options.gallery, options.images, options.k, options.csv)
     elif options.command == "lab":

@@ -20,10 +20,12 @@ from sklearn.neighbors import NearestNeighbors
 from siamese_utils import embed
 from workbook import gallery_files
 from workbook.folders import printable
-from workbook.images import decode_image
+from workbook.images import decode_image, on_white
 from workbook.run_folder import workshop
 from workbook.saved_models import load_model
 from workbook.start import keras
+
+CATALOGUE_SIZES = (1, 0.9, 0.8, 0.7)  # chosen on `grocery`'s validation split: notebook 05
 
 
 @dataclass(frozen=True)
@@ -98,17 +100,18 @@ class Gallery:
             )
         return image
 
-    def embeddings_of(self, images):
+    def embeddings_of(self, images, share=1):
         """Embeddings (n, dim) of paths or arrays (s, s, 3); a batch is read when its turn comes.
 
-        Raises OSError or ValueError if one is no image or of another size.
+        share: of the picture's own size, on white (`on_white`). Raises OSError or ValueError if one
+        is no image or of another size.
         """
         found, bar = [self.embeddings[:0]], None
         if len(images) > 256:
             bar = keras.utils.Progbar(len(images), unit_name="image")
         for start in range(0, len(images), 64):
             batch = [self._array(image) for image in images[start : start + 64]]
-            found.append(embed(self.model, np.stack(batch)))
+            found.append(embed(self.model, on_white(np.stack(batch), share)))
             if bar:
                 bar.update(start + len(batch))
         return np.concatenate(found)
@@ -125,18 +128,20 @@ class Gallery:
             raise ValueError('the label "unknown" is what a stranger is called: choose another')
         return labels
 
-    def add(self, images_or_paths, labels):
+    def add(self, images_or_paths, labels, sizes=(1,)):
         """Add n images: paths, or arrays (s, s, 3) RGB 0..255; labels (n,) are kept as strings.
 
-        They are read and embedded a batch at a time. Raises OSError or ValueError, and adds none,
-        if one is no image or of another size, for the label "unknown", and for a text instead of a
-        list.
+        Each is an entry at each of `sizes`, shares of its own size, on white: `CATALOGUE_SIZES` for
+        catalogue pictures. They are read and embedded a batch at a time. Raises OSError or
+        ValueError, and adds none, if one is no image or of another size, for the label "unknown",
+        and for a text instead of a list. Explained in notebook 05, "One picture a class".
         """
         if isinstance(images_or_paths, (str, Path)):
             raise ValueError(f"{str(images_or_paths)!r} is one path: give a list of paths")
         labels = self._checked(labels, len(images_or_paths), "images")
         paths = [x if isinstance(x, (str, Path)) else "" for x in images_or_paths]
-        self.add_embeddings(self.embeddings_of(images_or_paths), labels, paths)
+        found = [self.embeddings_of(images_or_paths, share) for share in sizes]
+        self.add_embeddings(np.concatenate(found), labels * len(sizes), paths * len(sizes))
 
     def add_embeddings(self, embeddings, labels, paths=None):
         """Add what `embed` gave: embeddings (n, dim), labels (n,), paths (n,) or None.
@@ -194,9 +199,10 @@ class Gallery:
     def trial(self, embeddings=None, labels=None):
         """The `Trial` of pictures (n, dim) of the classes `labels` (n,) against the entries.
 
-        Without them leave-one-out: each entry against all others, itself excluded by its index. A
-        class of one entry has then nobody to be found by, and counts as not known; strangers are
-        simulated. Raises ValueError for an empty gallery. Explained in notebook 05, "Strangers".
+        Without them leave-one-out: each entry against all others, but for those of its own picture
+        (its label and path, so also at another size). A class of one picture has then nobody to be
+        found by, and counts as not known; strangers are simulated. Raises ValueError for an empty
+        gallery. Explained in notebook 05, "Strangers".
         """
         alone, count = embeddings is None, len(self.labels)
         if alone:
@@ -209,26 +215,32 @@ class Gallery:
         if len(asked) != len(embeddings):
             raise ValueError(f"{len(asked)} labels for {len(embeddings)} embeddings")
 
+        first = {}  # entry of a picture; what has no path is one of its own
+        named = enumerate(zip(self.labels, self.paths))
+        picture = np.array([first.setdefault(name if name[1] else i, i) for i, name in named])
+
         def summary(block, start):  # of squared distances (rows, entries), bounded in memory
             rows = np.arange(start, start + len(block))
-            if alone:
-                block[rows - start, rows] = np.inf
             same = own == asked[rows, None]
-            right = same[rows - start, block.argmin(1)]
-            return np.column_stack([block.min(1), right, np.where(same, np.inf, block).min(1)])
+            if alone:
+                block[picture == picture[rows, None]] = np.inf
+            known = (same & np.isfinite(block)).any(1)
+            right = same[rows - start, block.argmin(1)] & known
+            foreign = np.where(same, np.inf, block).min(1)
+            return np.column_stack([block.min(1), known, right, foreign])
 
-        parts = [np.empty((0, 3), np.float32)]
+        parts = [np.empty((0, 4), np.float32)]
         if len(asked):
             parts += pairwise_distances_chunked(
                 np.asarray(embeddings, np.float32), self.embeddings, reduce_func=summary,
                 working_memory=64, squared=True,
             )  # fmt: skip
-        distances, right, foreign = np.concatenate(parts).T
-        known = np.bincount(own, minlength=numbers.max() + 1)[asked] > alone
+        distances, known, right, foreign = np.concatenate(parts).T
+        known, right = known.astype(bool), right.astype(bool)
         simulated = alone or bool(known.all())
         strangers = foreign if simulated else distances[~known]
         strangers = strangers[np.isfinite(strangers)]  # none if the gallery has one class
-        return Trial(distances, known, right.astype(bool) & known, foreign, strangers, simulated)
+        return Trial(distances, known, right, foreign, strangers, simulated)
 
     def holds(self, embeddings):
         """Which of the embeddings (n, dim) are copies of an entry: (n,) bool.

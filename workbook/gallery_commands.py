@@ -9,7 +9,7 @@ from pathlib import Path
 
 from siamese_utils import embed
 from workbook.folders import printable
-from workbook.gallery import Gallery
+from workbook.gallery import CATALOGUE_SIZES, Gallery
 from workbook.images import load_images
 from workbook.saved_models import load_model
 from workbook.settings import read_config
@@ -41,11 +41,12 @@ def build(model, images, folder):
     print(f"report: {printable(data.report)}")
 
 
-def enroll(folder, label, images):
+def enroll(folder, label, images, catalogue=False):
     """Add pictures (files, folders) as entries called `label` to the gallery in `folder`.
 
-    An entry keeps the last two parts of its path, not where that is on this machine. Raises OSError
-    or ValueError, and changes nothing, for what is no picture or an entry already.
+    An entry keeps the last two parts of its path, not where that is on this machine. catalogue:
+    each is entered at `CATALOGUE_SIZES`. Raises OSError or ValueError, and changes nothing, for
+    what is no picture or an entry already.
     """
     gallery = Gallery.load(folder)
     paths = list(dict.fromkeys(path.resolve() for path in _pictures(images)))
@@ -56,10 +57,13 @@ def enroll(folder, label, images):
     watched = gallery.threshold is not None and len(gallery.labels)
     former = gallery.leave_one_out() if watched else {}
     short = ["/".join(path.parts[-2:]) for path in paths]
-    gallery.add_embeddings(embeddings, [label] * len(paths), short)
+    for share in CATALOGUE_SIZES if catalogue else (1,):
+        shown = embeddings if share == 1 else gallery.embeddings_of(paths, share)
+        gallery.add_embeddings(shown, [label] * len(paths), short)
     gallery.save(folder)
     count, label = int((gallery.labels == label).sum()), printable(label)
-    print(f"{len(paths)} pictures added; {label} has {count}, the gallery {len(gallery.labels)}")
+    total = len(gallery.labels)
+    print(f"{len(paths)} pictures added; {label} has {count} entries, the gallery {total}")
     if watched:
         before, now = (1 - x["unknown_rejection"] for x in (former, gallery.leave_one_out()))
         print(f"strangers let in, each class left out in turn: before {before:.1%}, now {now:.1%}")

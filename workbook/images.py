@@ -188,6 +188,23 @@ def decode_image(path, size):
     return pixels
 
 
+def on_white(images, share):
+    """Images (n, s, s, 3) uint8 at `share` of their size, above 0 to 1, in the middle of white.
+
+    A catalogue shows a product as large as it can be; a photograph of a shelf does not. Raises
+    ValueError for another share. Explained in notebook 05, "One picture a class".
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share={share}: a share of the picture's own size, above 0, at most 1")
+    side = images.shape[1]
+    inner = max(1, round(share * side))
+    before = (side - inner) // 2
+    shrunk = keras.ops.image.resize(np.float32(images), (inner, inner), antialias=True)
+    made = np.full_like(images, 255)
+    made[:, before : before + inner, before : before + inner] = np.clip(np.rint(shrunk), 0, 255)
+    return made
+
+
 def _list_images(dataset, data_home, layout):
     """The `Listing` of one of `DATASETS`, or of a folder; nothing is decoded."""
     source = DATASETS.get(str(dataset))
