@@ -145,6 +145,59 @@ def test_mean_over_the_active_triplets_only(images):
     assert float(one_class) == 0, "no triplet, no division by zero"
 
 
+def soft_losses(x, mining, margin, temperature):
+    """The soft losses of a batch, by a plain loop."""
+    d = ((x[:, None] - x[None]).astype(float) ** 2).sum(-1)
+    found = []
+    for a, label in enumerate(LABELS):
+        positives = [p for p in np.flatnonzero(label == LABELS) if p != a]
+        if mining == "batch-hard":
+            positives = [max(positives, key=lambda p: d[a, p])]
+        for p in positives:
+            others = np.exp((d[a, p] - d[a, label != LABELS] + margin) / temperature)
+            found.append(temperature * np.log(1 + others.sum()))
+    return np.array(found)
+
+
+@pytest.mark.parametrize("mining", ["hard", "batch-hard"])
+def test_with_a_temperature_all_negatives_count(images, mining):
+    soft = MinedSiameseModel(small_embedding(), 0.3, mining, temperature=0.2)
+    loss = soft.triplet_loss((images, LABELS), training=False)
+    expected = soft_losses(su.embed(soft.embedding, images), mining, 0.3, 0.2)
+    assert float(loss) == pytest.approx(expected.mean(), rel=1e-4)
+    hinge = MinedSiameseModel(soft.embedding, 0.3, mining)
+    cold = MinedSiameseModel(soft.embedding, 0.3, mining, temperature=1e-4)
+    losses = [float(m.triplet_loss((images, LABELS), training=False)) for m in (hinge, cold)]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-3) and losses[0] < float(loss)
+    again = MinedSiameseModel.from_config(soft.get_config())
+    assert again.temperature == 0.2
+    assert float(again.triplet_loss((images, LABELS), training=False)) != losses[0]
+    with tf.GradientTape() as tape:
+        alone = soft.triplet_loss((tf.constant(images), 0 * LABELS), training=True)
+    gradients = tape.gradient(alone, soft.trainable_weights)
+    assert float(alone) == 0 and all(np.isfinite(g).all() and not np.any(g) for g in gradients)
+
+
+def test_with_a_temperature_explicit_triplets_have_a_soft_hinge(images):
+    model = MinedSiameseModel(small_embedding(), 0.3, None, temperature=0.2)
+    triplet = tuple(images[[0, 3, 5]]), tuple(images[[1, 4, 6]]), tuple(images[[7, 8, 9]])
+    triplet = tuple(np.stack(part) for part in triplet)
+    d_ap, d_an = (d.numpy() for d in model(triplet))
+    loss = model.triplet_loss((triplet,), training=False)
+    expected = 0.2 * np.log(1 + np.exp((d_ap - d_an + 0.3) / 0.2))
+    assert float(loss) == pytest.approx(expected.mean(), rel=1e-4)
+
+
+def test_soft_training_lowers_the_loss(images):
+    keras.utils.set_random_seed(0)
+    model = MinedSiameseModel(small_embedding(), mining="hard", temperature=0.2)
+    model.compile(keras.optimizers.Adam(1e-3))
+    batches = IndexBatches(images, LABELS, lambda epoch: np.arange(24)[None])
+    history = model.fit(batches, epochs=15, verbose=0).history
+    assert history["loss"][-1] < 0.8 * history["loss"][0]
+    assert history["active"][-1] < history["active"][0]
+
+
 def test_learning_rate_rises_then_falls_to_zero():
     rate = warm_cosine(0.1, 100, warm_up=20)
     values = [float(rate(step)) for step in (0, 10, 20, 60, 100)]
@@ -186,6 +239,10 @@ def test_training_lowers_the_loss_and_leaves_the_trunk_alone(images, mining):
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="semi-hard"):
         MinedSiameseModel(small_embedding(), mining="semi")
+    with pytest.raises(ValueError, match="take hard or batch-hard"):
+        MinedSiameseModel(small_embedding(), mining="semi-hard", temperature=0.2)
+    with pytest.raises(ValueError, match="temperature=0 must be above 0"):
+        MinedSiameseModel(small_embedding(), mining="hard", temperature=0)
     with pytest.raises(ValueError, match="margin"):
         su.SiameseModel(small_embedding(), margin=0)
 

@@ -123,6 +123,18 @@ def mine_triplets(embeddings, labels, strategy="semi-hard"):
     return tf.boolean_mask(tf.stack(triplet, axis=-1), valid)
 
 
+def soft_minimum(distances, labels, temperature):
+    """Each anchor's distance to the negatives of a batch: all count, the closest ones most.
+
+    distances (b, b), labels (b,) -> (b,) float32, -T log(sum over negatives n of exp(-d(a, n) / T))
+    of the temperature T. It is at most the closest one's distance, which it comes to for T -> 0.
+    Explained in notebook 02, "All negatives, the close ones most".
+    """
+    same = labels[:, None] == labels
+    closeness = tf.where(same, -1e9, -distances / temperature)  # of infinity there is no gradient
+    return -temperature * tf.reduce_logsumexp(closeness, axis=1)
+
+
 def pk_batches(labels, classes=16, images=4, seed=42, steps=None, views=1):
     """One epoch of batches of `classes` x `images` (P x K): (steps, P*K) int64 indices.
 
@@ -246,16 +258,26 @@ class MinedSiameseModel(SiameseModel):
     mining: one of `MINING`, a batch is then (images, labels) and every image goes through the
     embedding once; or None, for ((anchor, positive, negative),) as before. What is minimised is
     the mean loss of all triplets, or with `active_only` of those whose loss is above 0 (Hermans et
-    al. 2017); what is logged are means over all triplets. Called on images it gives embeddings.
-    Made within the scope of a `tf.distribute` strategy it mines the batch of all devices; each
-    must get an equal share. Raises ValueError for an unknown strategy. Explained in notebook 04.
+    al. 2017); what is logged are means over all triplets. With a `temperature` T, for the closest
+    negatives of "hard" and "batch-hard", both steps are soft: d(a, n) is the `soft_minimum` over
+    all negatives, and the loss T log(1 + exp((d(a, p) - d(a, n) + margin) / T)), never quite 0: the
+    tuplet loss of Sohn 2016, section 3.1, on squared distances. T -> 0 gives the triplet loss back.
+    Called on images it gives embeddings. Made within the scope of a `tf.distribute` strategy it
+    mines the batch of all devices; each must get an equal share. Raises ValueError for an unknown
+    strategy, and for a temperature that is not above 0. Explained in notebooks 02 and 04.
     """
 
-    def __init__(self, model, margin=0.5, mining="semi-hard", active_only=False, **kwargs):
+    def __init__(
+        self, model, margin=0.5, mining="semi-hard", active_only=False, temperature=None, **kwargs
+    ):
         super().__init__(model, margin, **kwargs)
         if mining is not None and mining not in MINING:
             raise ValueError(f"mining={mining!r} is not one of: None, {', '.join(MINING)}")
-        self.mining, self.active_only = mining, active_only
+        if temperature is not None and not temperature > 0:
+            raise ValueError(f"temperature={temperature!r} must be above 0, or None: the hinge")
+        if temperature and mining not in (None, "hard", "batch-hard"):
+            raise ValueError(f"mining={mining!r} with a temperature: take hard or batch-hard")
+        self.mining, self.active_only, self.temperature = mining, active_only, temperature
         self.possible = keras.metrics.Mean("possible")  # not logged: `Guard` asks for it
 
     def call(self, inputs, training=False):
@@ -275,13 +297,18 @@ class MinedSiameseModel(SiameseModel):
         anchor, positive, negative, valid = _select(distances, labels, self.mining)
         d_ap = tf.gather_nd(distances, tf.stack([anchor, positive], -1))
         d_an = tf.gather_nd(distances, tf.stack([anchor, negative], -1))
+        if self.temperature:
+            d_an = tf.gather(soft_minimum(distances, labels, self.temperature), anchor)
         self.possible.update_state(_has_triplet(labels))
         return d_ap, d_an, tf.cast(valid, tf.float32)
 
     def triplet_loss(self, data, training):
         d_ap, d_an, valid = self.triplet_distances(data, training)
-        hinge = tf.maximum(d_ap - d_an + self.margin, 0)
-        active = tf.cast(hinge > 0, tf.float32)
+        excess = d_ap - d_an + self.margin
+        active = tf.cast(excess > 0, tf.float32)
+        hinge, T = tf.maximum(excess, 0), self.temperature
+        if T:
+            hinge = T * tf.nn.softplus(excess / T)
         penalty = sum(self.losses)  # of regularisers, if the embedding has any
         for tracker, values in zip(self.trackers, (hinge + penalty, d_ap, d_an, active)):
             tracker.update_state(values, sample_weight=valid)
@@ -325,7 +352,8 @@ class MinedSiameseModel(SiameseModel):
             build_optimizer(self)
 
     def get_config(self):
-        return super().get_config() | {"mining": self.mining, "active_only": self.active_only}
+        names = ("mining", "active_only", "temperature")
+        return super().get_config() | {name: getattr(self, name) for name in names}
 
 
 def build_optimizer(model):

@@ -49,6 +49,9 @@ def _nameless(config):
     return {key: _nameless(value) for key, value in config.items() if key != "name"}
 
 
+OF_TRIPLETS = ("margin", "mining", "active_only", "temperature")  # of a model, if it has them
+
+
 class Checkpoint(keras.callbacks.Callback):
     """Writes the training's state to `folder` after epochs; an interrupted `fit` goes on.
 
@@ -139,7 +142,7 @@ class Checkpoint(keras.callbacks.Callback):
             "labels": zlib.crc32(np.ascontiguousarray(labels)),
             "batches an epoch": len(self.batches),
             "shapes": [list(v.shape) for v in self.variables],
-            **{n: getattr(model, n, None) for n in ("margin", "mining", "active_only")},
+            **{name: getattr(model, name, None) for name in OF_TRIPLETS},
             "optimizer": _nameless(model.optimizer.get_config()),
         }
         return json.loads(json.dumps(facts, default=str))
