@@ -34,11 +34,12 @@ def test_a_third_choice_of_triplets_is_refused():
 
 def test_tuned_depends_on_whether_the_start_is_pretrained(config):
     def chosen(recipe):
-        return recipe.mining, recipe.margin, recipe.active_only, recipe.learning_rate
+        return recipe.mining, recipe.margin, recipe.temperature, recipe.learning_rate
 
-    assert chosen(recipes.tuned(config)) == ("semi-hard", 0.5, False, 3e-4)
+    assert chosen(recipes.tuned(config)) == ("semi-hard", 0.5, None, 3e-4)
     pretrained = replace(config, weights="imagenet")
-    assert chosen(recipes.tuned(pretrained)) == ("hard", 1.0, True, 1e-3)
+    assert chosen(recipes.tuned(pretrained)) == ("hard", 1.0, 0.2, 1e-3)
+    assert recipes.tuned(pretrained).description == "soft (T = 0.2) hard triplets, margin 1.0"
     labels = {count: np.repeat(np.arange(count), 9) for count in (5, 40, 81)}
     shapes = {count: recipes.tuned(pretrained).batch_shape(labels[count]) for count in labels}
     assert shapes == {5: (5, 4), 40: (40, 3), 81: (64, 2)}

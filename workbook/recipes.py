@@ -86,7 +86,7 @@ def tuned(config):
     """What was found to work better: triplets mined in the batch, embeddings of length 1, AdamW.
 
     A random start takes semi-hard triplets. A pretrained one takes hard ones, softened, at twice
-    the margin, in batches of many classes, chosen on the validation split of `grocery`: see notebook 7.
+    the margin, in batches of many classes, chosen on `grocery` without its test split: notebook 7.
     """
     recipe = Recipe(
         name="tuned",
