@@ -196,6 +196,8 @@ def on_white(images, share):
     """
     if not 0 < share <= 1:
         raise ValueError(f"share={share}: a share of the picture's own size, above 0, at most 1")
+    if share == 1:
+        return images
     side = images.shape[1]
     inner = max(1, round(share * side))
     before = (side - inner) // 2
