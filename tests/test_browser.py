@@ -35,7 +35,7 @@ def workbook(tmp_path_factory):
     folder = tmp_path_factory.mktemp("workbook")
     for source in ROOT.glob("*.py"):
         shutil.copy(source, folder)
-    for name in ("notebooks", "workbook", "docs", "figures"):
+    for name in ("notebooks", "workbook", "docs", "figures", "results"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     images, labels, _ = toys.render_toys([10] * 8, 64, 3)
     for i, (image, label) in enumerate(zip(images, labels)):

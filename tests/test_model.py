@@ -154,8 +154,8 @@ def soft_losses(x, mining, margin, temperature):
         if mining == "batch-hard":
             positives = [max(positives, key=lambda p: d[a, p])]
         for p in positives:
-            others = np.exp((d[a, p] - d[a, label != LABELS] + margin) / temperature)
-            found.append(temperature * np.log(1 + others.sum()))
+            excess = d[a, p] - d[a, label != LABELS] + margin
+            found.append(temperature * np.logaddexp.reduce([0, *(excess / temperature)]))
     return np.array(found)
 
 

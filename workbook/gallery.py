@@ -134,7 +134,7 @@ class Gallery:
         Each is an entry at each of `sizes`, shares of its own size, on white: `CATALOGUE_SIZES` for
         catalogue pictures. They are read and embedded a batch at a time. Raises OSError or
         ValueError, and adds none, if one is no image or of another size, for the label "unknown",
-        and for a text instead of a list. Explained in notebook 05, "One picture a class".
+        and for a text instead of a list. Explained in notebook 05, "A gallery to take away".
         """
         if isinstance(images_or_paths, (str, Path)):
             raise ValueError(f"{str(images_or_paths)!r} is one path: give a list of paths")
@@ -215,9 +215,10 @@ class Gallery:
         if len(asked) != len(embeddings):
             raise ValueError(f"{len(asked)} labels for {len(embeddings)} embeddings")
 
-        first = {}  # entry of a picture; what has no path is one of its own
-        named = enumerate(zip(self.labels, self.paths))
-        picture = np.array([first.setdefault(name if name[1] else i, i) for i, name in named])
+        if alone:
+            first = {}  # entry of a picture; what has no path is one of its own
+            named = enumerate(zip(self.labels, self.paths))
+            picture = np.array([first.setdefault(name if name[1] else i, i) for i, name in named])
 
         def summary(block, start):  # of squared distances (rows, entries), bounded in memory
             rows = np.arange(start, start + len(block))
