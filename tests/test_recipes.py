@@ -34,6 +34,7 @@ def test_a_third_choice_of_triplets_is_refused():
 
 def test_tuned_depends_on_whether_the_start_is_pretrained(config):
     def chosen(recipe):
+        assert not recipe.active_only
         return recipe.mining, recipe.margin, recipe.temperature, recipe.learning_rate
 
     assert chosen(recipes.tuned(config)) == ("semi-hard", 0.5, None, 3e-4)

@@ -100,21 +100,22 @@ class Gallery:
             )
         return image
 
-    def embeddings_of(self, images, share=1):
+    def embeddings_of(self, images, sizes=(1,)):
         """Embeddings (n, dim) of paths or arrays (s, s, 3); a batch is read when its turn comes.
 
-        share: of the picture's own size, on white (`on_white`). Raises OSError or ValueError if one
-        is no image or of another size.
+        With several `sizes` (shares of the picture's own, see `on_white`) (len(sizes) * n, dim):
+        all at the first, then all at the next. Raises OSError or ValueError if one is no image or
+        of another size.
         """
-        found, bar = [self.embeddings[:0]], None
+        found, bar = [np.empty((len(sizes), 0, self.embeddings.shape[1]), np.float32)], None
         if len(images) > 256:
             bar = keras.utils.Progbar(len(images), unit_name="image")
         for start in range(0, len(images), 64):
-            batch = [self._array(image) for image in images[start : start + 64]]
-            found.append(embed(self.model, on_white(np.stack(batch), share)))
+            batch = np.stack([self._array(image) for image in images[start : start + 64]])
+            found.append([embed(self.model, on_white(batch, share)) for share in sizes])
             if bar:
                 bar.update(start + len(batch))
-        return np.concatenate(found)
+        return np.concatenate(found, axis=1).reshape(-1, self.embeddings.shape[1])
 
     @staticmethod
     def _checked(labels, count, what):
@@ -140,8 +141,8 @@ class Gallery:
             raise ValueError(f"{str(images_or_paths)!r} is one path: give a list of paths")
         labels = self._checked(labels, len(images_or_paths), "images")
         paths = [x if isinstance(x, (str, Path)) else "" for x in images_or_paths]
-        found = [self.embeddings_of(images_or_paths, share) for share in sizes]
-        self.add_embeddings(np.concatenate(found), labels * len(sizes), paths * len(sizes))
+        found = self.embeddings_of(images_or_paths, sizes)
+        self.add_embeddings(found, labels * len(sizes), paths * len(sizes))
 
     def add_embeddings(self, embeddings, labels, paths=None):
         """Add what `embed` gave: embeddings (n, dim), labels (n,), paths (n,) or None.

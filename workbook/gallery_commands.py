@@ -50,16 +50,15 @@ def enroll(folder, label, images, catalogue=False):
     """
     gallery = Gallery.load(folder)
     paths = list(dict.fromkeys(path.resolve() for path in _pictures(images)))
-    embeddings = gallery.embeddings_of(paths)
-    if len(gallery.labels) and (twice := gallery.holds(embeddings)).any():
+    sizes = CATALOGUE_SIZES if catalogue else (1,)
+    embeddings = gallery.embeddings_of(paths, sizes)
+    if len(gallery.labels) and (twice := gallery.holds(embeddings[: len(paths)])).any():
         path = printable(paths[twice.argmax()])
         raise ValueError(f"{path} is an entry already: it would be in there twice")
     watched = gallery.threshold is not None and len(gallery.labels)
     former = gallery.leave_one_out() if watched else {}
-    short = ["/".join(path.parts[-2:]) for path in paths]
-    for share in CATALOGUE_SIZES if catalogue else (1,):
-        shown = embeddings if share == 1 else gallery.embeddings_of(paths, share)
-        gallery.add_embeddings(shown, [label] * len(paths), short)
+    short = ["/".join(path.parts[-2:]) for path in paths] * len(sizes)
+    gallery.add_embeddings(embeddings, [label] * len(short), short)
     gallery.save(folder)
     count, label = int((gallery.labels == label).sum()), printable(label)
     total = len(gallery.labels)

@@ -251,6 +251,9 @@ class Place(keras.callbacks.Callback):
         )
 
 
+OPTIONS = ("mining", "active_only", "temperature")  # of a `MinedSiameseModel`, beside the margin
+
+
 @register
 class MinedSiameseModel(SiameseModel):
     """A `SiameseModel` that chooses the triplets in each batch, on one device or on several.
@@ -306,9 +309,8 @@ class MinedSiameseModel(SiameseModel):
         d_ap, d_an, valid = self.triplet_distances(data, training)
         excess = d_ap - d_an + self.margin
         active = tf.cast(excess > 0, tf.float32)
-        hinge, T = tf.maximum(excess, 0), self.temperature
-        if T:
-            hinge = T * tf.nn.softplus(excess / T)
+        T = self.temperature
+        hinge = T * tf.nn.softplus(excess / T) if T else tf.maximum(excess, 0)
         penalty = sum(self.losses)  # of regularisers, if the embedding has any
         for tracker, values in zip(self.trackers, (hinge + penalty, d_ap, d_an, active)):
             tracker.update_state(values, sample_weight=valid)
@@ -352,8 +354,7 @@ class MinedSiameseModel(SiameseModel):
             build_optimizer(self)
 
     def get_config(self):
-        names = ("mining", "active_only", "temperature")
-        return super().get_config() | {name: getattr(self, name) for name in names}
+        return super().get_config() | {name: getattr(self, name) for name in OPTIONS}
 
 
 def build_optimizer(model):

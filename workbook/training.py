@@ -23,7 +23,7 @@ from IPython.display import display
 from matplotlib.ticker import MaxNLocator
 
 from workbook.folders import printable
-from workbook.mining import Place, build_optimizer
+from workbook.mining import OPTIONS, Place, build_optimizer
 from workbook.run_folder import lock_folder, remove_rests, unlock_folder, whole_file
 from workbook.start import keras
 
@@ -47,9 +47,6 @@ def _nameless(config):
     if not isinstance(config, dict):
         return config
     return {key: _nameless(value) for key, value in config.items() if key != "name"}
-
-
-OF_TRIPLETS = ("margin", "mining", "active_only", "temperature")  # of a model, if it has them
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -142,7 +139,7 @@ class Checkpoint(keras.callbacks.Callback):
             "labels": zlib.crc32(np.ascontiguousarray(labels)),
             "batches an epoch": len(self.batches),
             "shapes": [list(v.shape) for v in self.variables],
-            **{name: getattr(model, name, None) for name in OF_TRIPLETS},
+            **{name: getattr(model, name, None) for name in ("margin", *OPTIONS)},
             "optimizer": _nameless(model.optimizer.get_config()),
         }
         return json.loads(json.dumps(facts, default=str))
