@@ -10,9 +10,7 @@ import warnings
 
 import numpy as np
 
-from workbook.start import keras, tf  # TensorFlow and Keras, loaded quietly
-
-register = keras.saving.register_keras_serializable(package="siamese_utils")
+from workbook.support.tensorflow_start import keras, tf
 
 # --------------------------------------------------------------------------------------- 1 triplets
 
@@ -70,7 +68,7 @@ def close_distance_triplets(embeddings, labels):
 # -------------------------------------------------------------------------------------- 2 embedding
 
 
-@register
+@keras.saving.register_keras_serializable(package="siamese_utils")
 class ResNetPreprocessing(keras.layers.Layer):
     """ResNet50's own preprocessing (RGB 0..255 to BGR minus ImageNet's means), as a layer."""
 
@@ -192,7 +190,7 @@ def embed(model, inputs, batch_size=64, rows=None):
 # -------------------------------------------------------------------------------- 3 Siamese network
 
 
-@register
+@keras.saving.register_keras_serializable(package="siamese_utils")
 class DistanceLayer(keras.layers.Layer):
     """(anchor, positive, negative), each (batch, dim) -> d(a, p), d(a, n), each (batch,) float32.
 
@@ -247,7 +245,7 @@ class TripletModel(keras.Model):
         raise ValueError("what is served is the embedding: model.embedding.export(folder)")
 
 
-@register
+@keras.saving.register_keras_serializable(package="siamese_utils")
 class SiameseModel(TripletModel):
     """Trains an embedding with the triplet loss max(d(a, p) - d(a, n) + margin, 0).
 

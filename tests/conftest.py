@@ -1,3 +1,3 @@
 """Every test runs on TensorFlow as the notebooks start it, whichever file is collected first."""
 
-import workbook.start  # noqa: F401
+import workbook.support.tensorflow_start  # noqa: F401

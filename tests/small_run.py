@@ -19,11 +19,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 import siamese_utils as su
-from workbook import training
-from workbook.mining import IndexBatches, MinedSiameseModel, pk_batches
-from workbook.start import keras
+from workbook.support.tensorflow_start import keras
+from workbook.training import callbacks as training
+from workbook.training import checkpoint as checkpoint_module
+from workbook.training.batches import IndexBatches, pk_batches
+from workbook.training.mined_model import MinedSiameseModel
 
-training.Checkpoint.longest = 0  # a file after each epoch, however long the one before took
+checkpoint_module.Checkpoint.longest = (
+    0  # a file after each epoch, however long the one before took
+)
 EPOCHS = 6
 LABELS = np.repeat(np.arange(8), 6)
 
@@ -78,7 +82,7 @@ def fit(folder, seed=1, callbacks=(), epochs=EPOCHS, **options):
     """Train in `folder` as the notebook does; returns the model and its history."""
     model, batches = build(seed)
     plot = training.LiveLossPlot()
-    with training.Checkpoint(folder, batches, {"seed": seed}, **options) as checkpoint:
+    with checkpoint_module.Checkpoint(folder, batches, {"seed": seed}, **options) as checkpoint:
         history = model.fit(
             batches,
             epochs=epochs,

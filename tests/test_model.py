@@ -9,11 +9,14 @@ import pytest
 import tensorflow as tf
 
 import siamese_utils as su
-from workbook.backbones import build_from_config
-from workbook.mining import MINING, IndexBatches, MinedSiameseModel, mine_triplets, pk_batches
+from workbook.models.augmentation import RandomCropResize, augmentation
+from workbook.models.backbones import build_from_config
+from workbook.models.trunk_cache import trunk_features
 from workbook.settings import read_config
-from workbook.training import warm_cosine
-from workbook.trunk_cache import RandomCropResize, augmentation, trunk_features
+from workbook.training.batches import IndexBatches, pk_batches
+from workbook.training.mined_model import MinedSiameseModel
+from workbook.training.mining import MINING, mine_triplets
+from workbook.training.recipes import warm_cosine
 
 
 def count(weights):

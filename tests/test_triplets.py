@@ -6,17 +6,10 @@ import numpy as np
 import pytest
 
 import siamese_utils as su
-from workbook.mining import (
-    MINING,
-    IndexBatches,
-    _select,
-    batch_shape,
-    mine_triplets,
-    pk_batches,
-    squared_distances,
-)
-from workbook.retrieval import retrieval_metrics
-from workbook.start import tf
+from workbook.evaluation.retrieval import retrieval_metrics
+from workbook.support.tensorflow_start import tf
+from workbook.training.batches import IndexBatches, batch_shape, pk_batches
+from workbook.training.mining import MINING, _select, mine_triplets, squared_distances
 
 
 def batch(seed, n=24, classes=5, dim=6, integers=False):

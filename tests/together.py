@@ -13,9 +13,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 import siamese_utils as su
-from workbook.mining import IndexBatches, MinedSiameseModel, pk_batches, synchronize_batch_norm
-from workbook.settings import prepare, read_config
-from workbook.start import keras, tf
+from workbook.models.devices import choose_strategy, synchronize_batch_norm
+from workbook.settings import read_config
+from workbook.support.tensorflow_start import keras, tf
+from workbook.training.batches import IndexBatches, pk_batches
+from workbook.training.mined_model import MinedSiameseModel
 
 LABELS = np.repeat(np.arange(8), 4)
 IMAGES = np.random.default_rng(0).normal(size=(32, 8, 8, 3)) + LABELS[:, None, None, None] / 8
@@ -51,7 +53,7 @@ if __name__ == "__main__":
         (cpu,) = tf.config.list_physical_devices("CPU")
         logical = [tf.config.LogicalDeviceConfiguration()] * 2
         tf.config.set_logical_device_configuration(cpu, logical)
-    strategy = prepare(read_config(preset="quick", devices=devices))
+    strategy = choose_strategy(read_config(preset="quick", devices=devices))
     curves = {"replicas": strategy.num_replicas_in_sync}
     for mining in (None, "semi-hard"):
         with strategy.scope():

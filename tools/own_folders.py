@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from workbook import ROOT, images
+from workbook import ROOT
+from workbook.data import images
 
 CLASSES, TRAIN, TEST = 12, 9, 4
 STAGES = ("trained", "plain features", "raw pixels")

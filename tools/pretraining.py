@@ -11,9 +11,11 @@ import json
 import sys
 
 import siamese_utils as su
-from workbook import ROOT, images, retrieval
-from workbook.efficientnet_lite import efficientnet_lite0
-from workbook.start import keras
+from workbook import ROOT
+from workbook.data import images
+from workbook.evaluation import retrieval
+from workbook.models.efficientnet_lite import efficientnet_lite0
+from workbook.support.tensorflow_start import keras
 
 ABOUT = {"backbone": "EfficientNetLite0", "size": 200, "seed": 42}
 

@@ -5,7 +5,7 @@ import os
 import sys
 
 from workbook import ROOT
-from workbook.folders import printable_lines
+from workbook.support.text import printable_lines
 
 
 def parser():
@@ -73,11 +73,11 @@ def main(arguments=None):
 def carry_out(options):
     # each command loads only what it needs: TensorFlow alone takes seconds
     if options.command == "run":
-        from workbook.run import run
+        from workbook.commands.run import run
 
         run(options.words, options.publish)
     elif options.command in ("identify", "build", "enroll"):
-        from workbook import gallery_commands as commands
+        from workbook.commands import gallery as commands
 
         if options.command == "build":
             commands.build(options.model, options.images, options.gallery)
@@ -86,24 +86,24 @@ def carry_out(options):
         else:
             commands.identify(options.gallery, options.images, options.k, options.csv)
     elif options.command == "lab":
-        from workbook.lab import start
+        from workbook.commands.lab import launch_lab
 
-        start(options.fresh, options.options)
+        launch_lab(options.fresh, options.options)
     elif options.command == "learner":
-        from workbook.learner import write_copies
+        from workbook.commands.learner import write_copies
 
         write_copies(options.folder)
     elif options.command == "workers":
-        from workbook.workers import start_workers
+        from workbook.commands.workers import start_workers
 
         sys.exit(start_workers(options.count, options.words))
     elif options.command == "cache":
-        from workbook.cache import list_cache
+        from workbook.commands.cache import list_cache
 
         runs = options.runs or os.environ.get("SIAMESE_RUNS") or ROOT / "runs"
         list_cache(runs, options.remove, options.days)
     else:
-        from workbook.stamp import stamp_all
+        from workbook.commands.stamp import stamp_all
 
         stamp_all(options.repository)
 

@@ -1,19 +1,15 @@
 """How the workbook starts: the settings, the devices, the style of the plots."""
 
 import os
-import re
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-from IPython import get_ipython
-
 from workbook import ROOT
-from workbook.backbones import NAMES
-from workbook.downloads import DATASETS
-from workbook.folders import LAYOUTS, printable
-from workbook.start import GPUS, keras, tf
+from workbook.data.downloads import DATASETS
+from workbook.data.folder_layout import LAYOUTS
+from workbook.models.backbones import NAMES
+from workbook.support.tensorflow_start import GPUS
+from workbook.support.text import printable
 
 VARIABLES = {  # name: what it chooses
     "SIAMESE_PRESET": "quick (no download, CPU) or full (ImageNet weights, photographs, GPU)",
@@ -191,60 +187,4 @@ def read_config(**overrides):
         xla=_one_of("SIAMESE_XLA", get("xla", "auto"), ("auto", "on", "off")),
         runs=Path(get("runs", ROOT / "runs")).expanduser().resolve(),
         data_home=Path(get("data_home", ROOT / "data")).expanduser().resolve(),
-    )
-
-
-def prepare(config):
-    """Set the precision and return the `tf.distribute` strategy that `config` asks for.
-
-    "one": TensorFlow's default, a single device. "all": `MirroredStrategy` on every GPU of this
-    machine, or on its logical CPU devices if it has none. "workers": `MultiWorkerMirroredStrategy`
-    on the processes that the variable TF_CONFIG names; every one of them runs the same notebook.
-    Models are made within `prepare(config).scope()`. Raises ValueError for "workers" without
-    TF_CONFIG. Explained in notebook 06, "More than one device".
-    """
-    keras.config.set_dtype_policy(config.precision)
-    if config.devices == "workers":
-        if not os.environ.get("TF_CONFIG"):
-            raise ValueError(
-                "SIAMESE_DEVICES=workers needs the variable TF_CONFIG, which says where the "
-                "workers are: `python -m workbook workers 2` sets it, for two processes here"
-            )
-        return tf.distribute.MultiWorkerMirroredStrategy()
-    if config.devices == "all":
-        return tf.distribute.MirroredStrategy(
-            tf.config.list_logical_devices("GPU" if GPUS else "CPU")
-        )
-    return tf.distribute.get_strategy()
-
-
-def show_in_place(_, data, **__):
-    """Print what `?` and `??` found: without colours, which are made for a dark terminal.
-
-    Without the path of the file and the address of a function, too: they are others elsewhere.
-    """
-    text = re.sub(r"\x1b\[[\d;]*m", "", data["text/plain"]).partition("File:")[0]
-    print(re.sub(r"<function (\S+) at 0x\w+>", r"\1", text))
-
-
-def start(seed=42):
-    """What every notebook's setup cell calls: seed, plot style, versions, and `??` shown in place.
-
-    Colours are colour-blind-safe (Okabe and Ito 2008). Explained in notebook 01, "Setup".
-    """
-    keras.utils.set_random_seed(seed)
-    colors = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
-    plt.rcParams.update({
-        "axes.prop_cycle": plt.cycler(color=colors),
-        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-        "grid.alpha": 0.3, "axes.titlesize": 11, "font.size": 10, "legend.frameon": False,
-        "figure.dpi": 100, "savefig.dpi": 150, "savefig.bbox": "tight",
-    })  # fmt: skip
-    if shell := get_ipython():
-        shell.set_hook("show_in_pager", show_in_place, 0)
-    print(
-        "Python", sys.version.split()[0], "TensorFlow", tf.__version__, "Keras", keras.__version__
-    )
-    print(
-        f"{len(GPUS)} GPU" if GPUS else "no GPU: fine for quick (Colab: Runtime > Change runtime)"
     )

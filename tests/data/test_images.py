@@ -1,0 +1,280 @@
+"""Datasets: the toys, folders as people have them, and the Grocery Store photographs."""
+
+import dataclasses
+import hashlib
+import os
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from workbook import ROOT
+from workbook.data import image_cache
+from workbook.data import images as image_files
+from workbook.data.downloads import DATASETS
+from workbook.data.images import decode_image, load_images, on_white
+from workbook.data.toys import render_toys
+
+SHARED = ROOT.parent / "shared" / "datasets"
+
+
+def write_images(folder, names, count, suffix=".jpeg", shade=0):
+    for i, name in enumerate(names):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for j in range(count):
+            color = (20 * i % 256, 25 * j % 256, shade)
+            Image.new("RGB", (40 + j, 30), color).save(folder / name / f"imagine {j}{suffix}")
+
+
+NAMES = ["Școala_Ardeleană", "Bánffy", "東京", "a b", "e", "f", "g", "h", "i", "j", "k", "l"]
+
+
+def test_toys_are_reproducible_across_processes():
+    """An image depends on its class and instance, however many others are drawn with it."""
+    code = (
+        "from workbook.data import toys; import hashlib;"
+        "images, _, _ = toys.render_toys([0] * 110 + [6] * 2, 16, 5);"
+        "print(hashlib.sha256(images.tobytes()).hexdigest())"
+    )
+    other = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    images, _, _ = render_toys([1, 2] + [0] * 108 + [6] * 3, 16, 5)
+    assert images.shape == (21, 16, 16, 3) and images.dtype == np.uint8
+    assert other.stdout.strip() == hashlib.sha256(images[3:15].tobytes()).hexdigest()
+
+
+@pytest.fixture
+def quickly_drawn(monkeypatch):
+    """Noise instead of toys, which takes a thousandth of the time."""
+
+    def draw(counts, size, seed):
+        labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+        images = np.random.default_rng(seed).integers(
+            0, 256, (len(labels), size, size, 3), np.uint8
+        )
+        return images, labels, {"angle": images[:, 0, 0, 0].astype(np.float32)}
+
+    monkeypatch.setattr(image_files.toys, "render_toys", draw)
+
+
+def test_toys_are_split_by_class(tmp_path, quickly_drawn):
+    toys = load_images("toys", 8, seed=5, cache_dir=tmp_path)
+    assert toys.images.shape == (3424, 8, 8, 3) and toys.images.dtype == np.uint8
+    classes = {split: set(toys.labels[toys.where(split)]) for split in np.unique(toys.splits)}
+    assert classes["train"] == classes["test"] and len(classes["train"]) == 80
+    assert len(classes["validation"]) == 12 and len(classes["unseen"]) == 24
+    assert not classes["train"] & (classes["validation"] | classes["unseen"])
+    assert (toys.factors["angle"] == toys.images[:, 0, 0, 0]).all()
+    assert toys.layout == (
+        "drawn, no folder; classes: train 80, validation 12, test 80, unseen 24\n"
+        "116 classes: toy 000, toy 001, toy 002, toy 003, toy 004, ..."
+    )
+
+
+def test_another_seed_draws_other_toys():
+    one, same, other = (render_toys([3], 16, seed)[0] for seed in (1, 1, 2))
+    assert (one == same).all() and (one != other).any()
+
+
+def test_folder_with_train_and_test(tmp_path):
+    write_images(tmp_path / "training set", NAMES, 9)
+    write_images(tmp_path / "Test", [*NAMES, "only tested"], 2, ".JPG", shade=9)
+    data = load_images(tmp_path, 32, cache_dir=tmp_path / "cache")
+    assert len(data.images) == len(data.paths) == 12 * 11 + 2 and not data.problems
+    assert set(data.class_names) == {*NAMES, "only tested"}
+    counts = {split: len(data.where(split)) for split in ("train", "validation", "test", "unseen")}
+    assert counts == {"train": 96, "validation": 12, "test": 24, "unseen": 2}
+    assert len(data.gallery) == 108, "every training image can be matched with"
+    for i in (0, 50, 133):
+        assert data.class_names[data.labels[i]] == Path(data.paths[i]).parent.name
+        assert ("Test" in data.paths[i]) == (data.splits[i] in ("test", "unseen"))
+        expected = np.asarray(Image.open(data.paths[i]).resize((32, 32)))
+        assert np.abs(expected.astype(int) - data.images[i]).max() <= 8
+
+
+def test_folder_of_classes_is_divided_and_whole_classes_are_held_out(tmp_path):
+    write_images(tmp_path, NAMES, 10)
+    data = load_images(tmp_path, 16, cache_dir=tmp_path.parent / "cache")
+    seen, unseen = set(data.labels[data.where("train")]), set(data.labels[data.where("unseen")])
+    assert len(unseen) == 3 and len(seen) == 9 and not seen & unseen
+    assert [len(data.where(s)) for s in ("train", "validation", "test")] == [54, 18, 18]
+    again = load_images(tmp_path, 16, cache_dir=tmp_path.parent / "cache")
+    assert (again.splits == data.splits).all() and (again.images == data.images).all()
+    other = load_images(tmp_path, 16, cache_dir=tmp_path.parent / "cache", seed=1)
+    assert (other.splits != data.splits).any()
+
+
+def test_one_class_in_two_unicode_forms_is_one_class(tmp_path):
+    write_images(tmp_path / "train", ["Scoala\u0306", "b"], 3)  # a + combining breve
+    write_images(tmp_path / "test", ["Scoal\u0103", "b"], 2)
+    data = load_images(tmp_path, 16, cache_dir=tmp_path / "cache")
+    assert len(data.class_names) == 2 and set(data.labels[data.where("test")]) == {0, 1}
+
+
+def test_unreadable_files_are_reported_and_strict_raises(tmp_path):
+    write_images(tmp_path, ["a", "b"], 4)
+    (tmp_path / "a" / "text.jpg").write_text("not a picture")
+    (tmp_path / "b" / "empty.png").touch()
+    (tmp_path / "b" / ".DS_Store").touch()
+    (tmp_path / "empty class").mkdir()
+    whole = (tmp_path / "a" / "imagine 0.jpeg").read_bytes()
+    (tmp_path / "a" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    data = load_images(tmp_path, 16, cache_dir=tmp_path.parent / "cache")
+    assert len(data.images) == 8
+    assert {Path(p["path"]).name for p in data.problems} == {
+        "text.jpg", "empty.png", "cut.jpg", "empty class",
+    }  # fmt: skip
+    assert all(problem["reason"] and problem["remedy"] for problem in data.problems)
+    with pytest.raises(ValueError, match=r"text\.jpg"):
+        load_images(tmp_path, 16, cache_dir=tmp_path.parent / "cache", strict=True)
+
+
+@pytest.mark.parametrize("classes", [0, 1])
+def test_too_few_classes_is_a_clear_error(tmp_path, classes):
+    write_images(tmp_path, ["a"][:classes], 3)
+    with pytest.raises(ValueError, match="two sub-folders with images"):
+        load_images(tmp_path, 16, cache_dir=tmp_path.parent / "cache")
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        load_images(tmp_path / "nowhere")
+
+
+def test_decoding_transparency_sixteen_bits_and_rotation(tmp_path):
+    Image.new("RGBA", (9, 9), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert (decode_image(tmp_path / "clear.png", 4) == 255).all(), "transparent is white"
+    ramp = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
+    Image.fromarray(ramp).save(tmp_path / "deep.png")
+    decoded = decode_image(tmp_path / "deep.png", 16)
+    assert np.abs(decoded[..., 0].astype(int) - np.arange(256).reshape(16, 16)).max() <= 1
+    upright = np.zeros((20, 20, 3), np.uint8)
+    upright[:10] = 255  # white above black
+    exif = Image.Exif()
+    exif[0x0112] = 3  # taken upside down
+    Image.fromarray(upright[::-1]).save(tmp_path / "phone.jpg", exif=exif, quality=95)
+    decoded = decode_image(tmp_path / "phone.jpg", 20)
+    assert decoded[:8].mean() > 240 and decoded[12:].mean() < 15
+
+
+@pytest.fixture
+def cached(tmp_path):
+    """A folder of images, and the function that loads it."""
+    write_images(tmp_path / "images", ["a", "b"], 4)
+    return lambda: load_images(tmp_path / "images", 16, cache_dir=tmp_path / "cache")
+
+
+def decoding_fails(*args):
+    raise AssertionError("decoded again")
+
+
+def test_a_whole_cache_is_used(cached, monkeypatch):
+    data = cached()
+    assert isinstance(data.images, np.memmap) and not data.images.flags.writeable
+    monkeypatch.setattr(image_files, "decode", decoding_fails)
+    again = cached()
+    assert (again.images == data.images).all() and again.paths == data.paths
+
+
+@pytest.mark.parametrize("name", ["pixels.rgb", "files.json"])
+@pytest.mark.parametrize("keep", [None, 0, 100])
+def test_a_half_written_cache_is_made_again(cached, name, keep):
+    data = cached()
+    pixels, file = data.images.copy(), data.report.parent / name
+    del data
+    if keep is None:
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:keep])
+    again = cached()
+    assert (again.images == pixels).all() and len(list(file.parent.parent.iterdir())) == 1
+
+
+def test_a_changed_image_is_decoded_again(cached):
+    data = cached()
+    before, stat = data.images[0].copy(), Path(data.paths[0]).stat()
+    Image.new("RGB", (40, 30), "white").save(data.paths[0], quality=100)
+    os.utime(data.paths[0], ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as old as it was
+    again = cached()
+    assert (again.images[0] == 255).all() and (data.images[0] == before).all()
+
+
+def test_a_file_of_images_is_no_cache_until_it_is_complete(cached, monkeypatch):
+    decode, calls = image_files.decode, []
+
+    def interrupted(file, size):
+        calls.append(file)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return decode(file, size)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(image_files, "decode", interrupted)
+        cached()
+    data = cached()
+    assert len(data.images) == 8 and not data.problems
+    assert [path.name for path in data.report.parent.parent.iterdir()] == [data.report.parent.name]
+
+
+def test_a_broken_cache_of_toys_is_made_again(tmp_path, quickly_drawn):
+    def load():
+        return image_files._load_toys(8, 1, tmp_path, seen=2, validation=1, unseen=1)
+
+    images = load().images
+    [cache] = tmp_path.iterdir()
+    for broken in (cache.read_bytes()[:-500], b"", b"no archive"):
+        cache.write_bytes(broken)
+        assert (load().images == images).all() and list(tmp_path.iterdir()) == [cache]
+
+
+def test_memory_stays_flat_while_decoding(tmp_path):
+    """2,000 images of 120,000 bytes: at no time more than a block of 512 is held."""
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "red.png")
+    tracemalloc.start()
+    paths = [str(tmp_path / "red.png")] * 2000
+    _, images, results = image_cache._decode_all(paths, 200, tmp_path / "cache")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert images.shape == (2000, 200, 200, 3) and len(results) == 2000
+    assert (images[1999] == [255, 0, 0]).all()
+    assert peak < 600 * 200 * 200 * 3
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the Grocery Store photographs are not here")
+def test_grocery_has_the_authors_splits_and_coarse_classes(tmp_path):
+    data = load_images("grocery", 32, data_home=SHARED, cache_dir=tmp_path)
+    counts = [len(data.where(s)) for s in ("train", "validation", "test", "reference")]
+    assert counts == [2640, 296, 2485, 81] and len(data.class_names) == 81 and not data.problems
+    assert data.layout.startswith("the authors' lists; classes: train 81, ")
+    i = data.where("test")[0]
+    assert data.class_names[data.labels[i]] in data.paths[i]
+    assert len(data.coarse) == len(data.class_names) == 81 and len(set(data.coarse)) == 43
+    kind = dict(zip(data.class_names, data.coarse))
+    assert kind["Golden-Delicious"] == kind["Pink-Lady"] == "Apple" and kind["Kiwi"] == "Kiwi"
+
+
+def test_grocery_without_a_network_says_what_to_do(tmp_path, monkeypatch):
+    source = dataclasses.replace(DATASETS["grocery"], address="http://127.0.0.1:9/archive.zip")
+    monkeypatch.setitem(DATASETS, "grocery", source)
+    with pytest.raises(FileNotFoundError, match=r"archive\.zip.*SIAMESE_DATASET=toys"):
+        load_images("grocery", 32, data_home=tmp_path)
+
+
+def test_a_smaller_picture_stands_in_the_middle_of_white():
+    pictures = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3), np.uint8)
+    pictures = pictures.repeat(8, axis=1).repeat(8, axis=2)  # six patterns of 32 pixels a side
+    assert (on_white(pictures, 1) == pictures).all()
+    half = on_white(pictures, 0.5)
+    assert half.shape == pictures.shape and half.dtype == np.uint8
+    inner = half[:, 8:24, 8:24].astype(float)
+    half[:, 8:24, 8:24] = 255
+    assert (half == 255).all()
+    np.testing.assert_allclose(inner.mean((1, 2)), pictures.mean((1, 2)), atol=2)
+    for share in (0, 1.5, np.nan):
+        with pytest.raises(ValueError, match="above 0, at most 1"):
+            on_white(pictures, share)

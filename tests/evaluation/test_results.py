@@ -1,0 +1,135 @@
+"""Several trainings of one run: what is pooled, what is refused, and in which order they run."""
+
+import ast
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import nbformat
+import numpy as np
+import pytest
+from IPython.core.inputtransformer2 import TransformerManager
+
+import siamese_utils as su
+from workbook.commands import run
+from workbook.evaluation import results
+from workbook.evaluation.retrieval import bootstrap_interval
+from workbook.models import backbones
+from workbook.settings import read_config
+from workbook.support.tensorflow_start import keras
+
+SETTINGS = "dataset    toys\nseed       {}\nepochs     3"
+
+
+def training(seed, right, settings=SETTINGS, **more):
+    """(metrics, answers) of a made-up training: `right`, one 0 or 1 a query."""
+    trained = {"accuracy": float(np.mean(right)), "accuracy 95%": [0.0, 1.0], "auc": seed / 100}
+    metrics = {"untrained": {"auc": 0.5}, "trained": trained | more}
+    metrics |= {"settings": settings.format(seed), "seeds": [seed]}
+    return metrics, {"trained/accuracy": np.array(right, float)}
+
+
+def test_pooled_are_mean_standard_deviation_and_the_interval_of_each_querys_mean():
+    answers = [[1, 1, 0, 0], [1, 1, 1, 0], [1, 0, 1, 0]]
+    pooled = results.pool([training(42 + i, right) for i, right in enumerate(answers)])
+    trained = pooled["trained"]
+    assert trained["accuracy by seed"] == [0.5, 0.75, 0.5]
+    assert trained["accuracy"] == pytest.approx(1.75 / 3)
+    assert trained["accuracy sd"] == pytest.approx(0.25 / 3**0.5)
+    assert trained["accuracy 95%"] == bootstrap_interval([1, 2 / 3, 2 / 3, 0])
+    assert trained["auc"] == pytest.approx(0.43) and trained["auc sd"] == pytest.approx(0.01)
+    assert "auc 95%" not in trained, "there is no one value a query"
+    assert pooled["untrained"] == {"auc": 0.5, "auc sd": 0, "auc by seed": [0.5] * 3}
+    assert pooled["seeds"] == [42, 43, 44]
+    assert list(pooled) == ["seeds", "untrained", "trained", "settings"]
+    assert json.loads(json.dumps(pooled))["trained"]["auc by seed"] == [0.42, 0.43, 0.44]
+
+
+def test_what_one_seed_did_not_measure_is_named_and_left_out(capsys):
+    pooled = results.pool([training(42, [1, 0], eer=0.1), training(43, [1, 0])])
+    assert "eer" not in pooled["trained"] and "accuracy" in pooled["trained"]
+    assert capsys.readouterr().out == "trained, eer: not measured with every seed, left out\n"
+
+
+def test_trainings_with_other_settings_are_not_pooled():
+    other = SETTINGS.replace("epochs     3", "epochs     4")
+    with pytest.raises(ValueError, match="epochs     3 / epochs     4"):
+        results.pool([training(42, [1, 0]), training(43, [1, 0], other)])
+
+
+def config_of(folder, seed, **options):
+    return read_config(runs=str(folder), preset="quick", seed=str(seed), data_seed="42", **options)
+
+
+def test_the_first_seed_pools_what_the_others_left(tmp_path):
+    metrics = {"trained": {"accuracy": 0.75, "accuracy 95%": [0, 1]}}
+    answers = {"trained/accuracy": np.array([1, 1, 1, 0.0])}
+    first = config_of(tmp_path, 42, seeds="2")
+    with pytest.raises(FileNotFoundError, match="seed-43"):
+        results.save_metrics(first, metrics, answers)
+    other = {"trained": {"accuracy": 0.25, "accuracy 95%": [0, 1]}}
+    fewer = {"trained/accuracy": np.array([1, 0, 0, 0.0])}
+    alone = results.save_metrics(config_of(tmp_path, 43, seeds="2"), other, fewer)
+    assert alone["seeds"] == [43] and alone["trained"]["accuracy"] == 0.25
+    pooled = results.save_metrics(first, metrics, answers)
+    assert pooled["seeds"] == [42, 43] and pooled["trained"]["accuracy"] == 0.5
+    kept = tmp_path / "toys-quick" / "metrics.json"
+    assert json.loads(kept.read_text())["trained"]["accuracy by seed"] == [0.75, 0.25]
+    assert (tmp_path / "toys-quick" / "seed-43" / "metrics.json").exists()
+
+
+def test_another_seed_keeps_the_frozen_trunk_and_starts_the_rest_anew(tmp_path, monkeypatch):
+    def small(*_):
+        image = keras.Input((32, 32, 3))
+        frozen = keras.layers.Conv2D(2, 3, name="frozen")(image)
+        return keras.Model(image, keras.layers.Conv2D(2, 3, name="trained")(frozen)), "trained"
+
+    monkeypatch.setattr(backbones, "load_backbone", small)
+
+    def weights(seed):
+        model = backbones.build_from_config(config_of(tmp_path, seed, size="32"))
+        return [part.get_weights() for part in su.split_at_freeze_point(model)]
+
+    (trunk, tail), (same_trunk, other_tail), (_, same_tail) = map(weights, (42, 43, 42))
+    assert (trunk[0] == same_trunk[0]).all() and trunk[0].std() > 0
+    assert (tail[0] == same_tail[0]).all() and (tail[0] != other_tail[0]).any()
+
+
+def test_one_seed_is_said_to_be_one(tmp_path):
+    metrics = {"trained": {"accuracy": 0.75, "accuracy 95%": [0.5, 1], "auc": 1}, "untrained": {}}
+    lines = list(results.results_table(results.save_metrics(config_of(tmp_path, 42), metrics, {})))
+    assert lines[0] == "accuracy" and len(lines) == 3
+    assert lines[1].split() == ["trained", "0.750", "[0.500,", "1.000]"]
+    assert lines[2].startswith("one training (seed 42)")
+
+
+def test_the_table_of_several_has_their_spread():
+    lines = list(results.results_table(results.pool([training(42, [1, 0]), training(44, [1, 1])])))
+    assert lines[0] == "accuracy" and len(lines) == 3
+    assert lines[1].split()[:5] == ["trained", "0.750", "±", "0.354", "[0.500,"]
+    assert "2 trainings (seeds 42 to 44)" in lines[-1]
+
+
+def test_notebooks_4_and_5_run_once_a_seed_and_the_first_is_evaluated_last():
+    sources = [Path(f"0{number}_x.ipynb") for number in (3, 4, 5, 6)]
+    order = run.trainings(sources, SimpleNamespace(seed=7, seeds=3))
+    numbers = [(int(source.name[:2]), seed) for source, seed in order]
+    assert numbers == [(3, 7), (4, 7), (4, 8), (4, 9), (5, 9), (5, 8), (5, 7), (6, 7)]
+
+
+@pytest.mark.parametrize("number", ["04", "05"])
+def test_what_a_further_seed_leaves_out_nothing_else_needs(number):
+    cells = nbformat.read(next(run.ROOT.glob(f"notebooks/{number}_*.ipynb")), as_version=4).cells
+    used, made = ({True: set(), False: set()} for _ in range(2))  # by cells for the first seed, all
+    for cell in cells:
+        if cell.cell_type == "code":
+            once = run.ONCE in cell.metadata.get("tags", [])
+            for node in ast.walk(ast.parse(TransformerManager().transform_cell(cell.source))):
+                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+                    used[once].add(node.id)
+                elif isinstance(node, ast.Name | ast.arg | ast.FunctionDef | ast.alias):
+                    names = ("id", "arg", "asname", "name")
+                    made[once].add(next(v for n in names if (v := getattr(node, n, None))))
+    assert made[True], "nothing is for the first seed alone"
+    missing = (made[True] - made[False]) & used[False]
+    assert not missing, f"made by a cell tagged {run.ONCE} alone: {missing}"

@@ -1,0 +1,393 @@
+"""A gallery or a model from a stranger: refused before it is believed, and nothing of it runs."""
+
+import hashlib
+import io
+import json
+import os
+import tracemalloc
+import zipfile
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+from test_gallery import edit
+from test_model import small_embedding
+
+from workbook.__main__ import main
+from workbook.gallery import storage
+from workbook.gallery.gallery import Gallery
+from workbook.models import backbones, saved_models
+from workbook.support import atomic_files, folder_lock
+from workbook.support.tensorflow_start import keras
+
+hostile = pytest.mark.hostile
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(0)
+    return small_embedding()
+
+
+@pytest.fixture
+def gallery(model, tmp_path):
+    """(the folder of a saved gallery of two entries, what its gallery.json says)."""
+    filled = Gallery(model)
+    filled.add_embeddings(np.eye(2, 8, dtype=np.float32), ["red", "blue"], ["red/0.png", ""])
+    filled.fit_threshold()
+    filled.save(tmp_path / "g")
+    return tmp_path / "g", edit(tmp_path / "g")
+
+
+@pytest.fixture
+def nothing_loaded(monkeypatch):
+    def load(*_, **__):
+        raise AssertionError("a file was loaded")
+
+    monkeypatch.setattr(keras.models, "load_model", load)
+
+
+def refused(folder, says):
+    with pytest.raises(FileNotFoundError, match=f"(?s)g holds no whole gallery \\(.*{says}"):
+        Gallery.load(folder)
+
+
+# ------------------------------------------------------------------------------- 1 gallery.json
+
+DIGITS = "0123456789abcdef"
+NAMES = {
+    "absolute": f"/tmp/embedding-{DIGITS}.keras",
+    "up": f"../embedding-{DIGITS}.keras",
+    "in a folder": f"in/embedding-{DIGITS}.keras",
+    "backslashes": f"..\\embedding-{DIGITS}.keras",
+    "a drive": f"C:embedding-{DIGITS}.keras",
+    "a network share": f"\\\\server\\share\\embedding-{DIGITS}.keras",
+    "a network share, slashes": f"//server/share/embedding-{DIGITS}.keras",
+    "an address": f"hf://somebody/embedding-{DIGITS}.keras",
+    "another kind of file": f"embedding-{DIGITS}.h5",
+    "a name of one's own": "embedding-mine.keras",
+    "a line more": f"embedding-{DIGITS}.keras\n",
+    "nothing": "",
+    "no text": 5,
+    "null": None,
+}
+
+
+@hostile(2 * len(NAMES))
+@pytest.mark.parametrize("key", ["model", "entries"])
+def test_only_names_that_save_gives_are_opened(gallery, nothing_loaded, key):
+    folder, about = gallery
+    for what, name in NAMES.items():
+        if key == "entries" and isinstance(name, str):
+            name = name.replace("embedding", "entries").replace(".keras", ".npz")
+        edit(folder, **{key: name})
+        with pytest.raises(FileNotFoundError, match=f"no whole gallery .gallery.json, {key}: "):
+            Gallery.load(folder)
+        assert storage.files_of(folder, 3) == set(), f"{what}: the next save removes nothing"
+    edit(folder, **about)
+    assert storage.files_of(folder, 3) == {about["model"], about["entries"]}
+
+
+WRONG = {
+    "embedding_size": [-1, 8.0, "8", True, None],
+    "threshold": ["1", float("nan"), float("inf"), True, [1]],
+    "policy": [[], "rule", {}, {"threshold": 1.0}],
+    "model_sha256": ["0" * 63, "G" * 64, 7, None],
+    "model_weights_sha256": [None, 0],
+    "entries_sha256": [None, {}],
+    "format": [None, -1, "3", 3.0, True],
+}
+
+
+@hostile(sum(len(values) + 1 for values in WRONG.values()))
+def test_missing_keys_and_values_of_another_kind_are_named(gallery, nothing_loaded):
+    folder, about = gallery
+    for key, values in WRONG.items():
+        (folder / "gallery.json").write_text(json.dumps({k: about[k] for k in about if k != key}))
+        refused(folder, "names no format" if key == "format" else f"{key}: is missing")
+        for value in values:
+            edit(folder, **about | {key: value})
+            refused(folder, "names no format" if key == "format" else f"{key}: ")
+    wrong = about["policy"] | {"strangers": "many"}
+    edit(folder, **about | {"policy": wrong})
+    refused(folder, "policy: ")
+
+
+@hostile(5)
+@pytest.mark.parametrize("text", ["[]", "null", '"g"', "[" * 10**5, " " * 10**6 + "{}"])
+def test_other_json_is_no_gallery(gallery, nothing_loaded, text):
+    (gallery[0] / "gallery.json").write_text(text)
+    refused(gallery[0], r"gallery\.json")
+
+
+def test_a_gallery_of_the_format_before_is_still_read(gallery):
+    folder, about = gallery
+    del about["model_sha256"]
+    (folder / "gallery.json").write_text(json.dumps(about | {"format": 2}))
+    again = Gallery.load(folder)
+    assert again.labels.tolist() == ["red", "blue"] and again.threshold == about["threshold"]
+
+
+@hostile
+def test_the_file_of_the_model_is_checked_before_it_is_loaded(gallery, nothing_loaded):
+    folder, about = gallery
+    (folder / about["model"]).write_bytes(b"something else")
+    with pytest.raises(ValueError, match=r"keras was changed: restore it"):
+        Gallery.load(folder)
+
+
+@hostile(3)
+def test_a_save_removes_the_two_files_of_the_gallery_before_and_no_others(gallery):
+    folder, about = gallery
+    own = ["embedding-mine.keras", "entries-2024.npz", f"embedding-{DIGITS}.keras"]
+    for name in own:
+        (folder / name).write_text("mine")
+    again = Gallery.load(folder)
+    again.remove("red")
+    again.save(folder)
+    now = edit(folder)
+    assert now["entries"] != about["entries"]
+    expected = {*own, "gallery.json", now["model"], now["entries"]}
+    assert {path.name for path in folder.iterdir()} == expected
+
+
+# ------------------------------------------------------------------------------- 2 the entries
+
+
+def put_entries(folder, content):
+    """Put other entries into a gallery, with the hash that belongs to them."""
+    about = edit(folder, entries_sha256=hashlib.sha256(content).hexdigest())
+    (folder / about["entries"]).write_bytes(content)
+
+
+def npz(write=np.savez, **changes):
+    buffer = io.BytesIO()
+    arrays = {"embeddings": np.eye(2, 8, dtype=np.float32), "labels": ["a", "b"], "paths": ["", ""]}
+    write(buffer, **arrays | changes)
+    return buffer.getvalue()
+
+
+def claims(shape):
+    """Entries whose embeddings are said to be of that shape, with 64 bytes behind it."""
+    header, buffer = io.BytesIO(), io.BytesIO()
+    about = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, about)
+    with zipfile.ZipFile(io.BytesIO(npz())) as old, zipfile.ZipFile(buffer, "w") as new:
+        for name in old.namelist():
+            own = name == "embeddings.npy"
+            new.writestr(name, header.getvalue() + bytes(64) if own else old.read(name))
+    return buffer.getvalue()
+
+
+ENTRIES = {  # what: (entries, what the error says)
+    "packed": lambda: npz(np.savez_compressed, labels=np.zeros(10**7, "U2")),
+    "a shape without its bytes": lambda: claims((2 * 10**9, 8)),
+    "another array": lambda: npz(more=np.zeros(3)),
+    "an array less": lambda: zipped_without("paths.npy"),
+    "objects": lambda: npz(labels=np.array([{}, {}], object)),
+    "numbers for labels": lambda: npz(labels=[1, 2]),
+    "one label too many": lambda: npz(labels=["a", "b", "c"]),
+    "other embeddings": lambda: npz(embeddings=np.zeros((2, 9), np.float32)),
+    "embeddings in a row": lambda: npz(embeddings=np.zeros(16, np.float32)),
+    "float64": lambda: npz(embeddings=np.zeros((2, 8))),
+    "not finite": lambda: npz(embeddings=np.full((2, 8), np.nan, np.float32)),
+    "the label unknown": lambda: npz(labels=["a", "unknown"]),
+    "no zip": lambda: b"no zip",
+}
+
+
+def zipped_without(left_out):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(npz())) as old, zipfile.ZipFile(buffer, "w") as new:
+        for name in old.namelist():
+            if name != left_out:
+                new.writestr(name, old.read(name))
+    return buffer.getvalue()
+
+
+@hostile(len(ENTRIES))
+def test_entries_of_another_make_are_refused_in_little_memory(gallery, nothing_loaded):
+    for make in ENTRIES.values():
+        content = make()
+        put_entries(gallery[0], content)
+        tracemalloc.start()
+        refused(gallery[0], r"entries-\w+\.npz")
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 2 * 10**6 + 3 * len(content), "nothing was unpacked"
+
+
+@hostile(2)
+def test_a_label_reaches_the_terminal_and_the_table_without_its_control_characters(
+    gallery, tmp_path, capsys
+):
+    picture, table = tmp_path / "p.png", tmp_path / "t.csv"
+    Image.new("RGB", (16, 16), "red").save(picture)
+    put_entries(gallery[0], npz(labels=["\x1b[2Jred", "\x1b[2Jred"], paths=["\x07", "\x07"]))
+    edit(gallery[0], threshold=None)
+    main(["identify", str(gallery[0]), str(picture)])
+    main(["identify", str(gallery[0]), str(picture), "--csv", str(table)])
+    main(["enroll", str(gallery[0]), "\x1b[2Jred", str(picture)])
+    said = capsys.readouterr().out.replace("\x1b[1m", "").replace("\x1b[0m", "")  # Keras's bar
+    assert r": \x1b[2Jred (distance" in said and r" \x1b[2Jred \x07" in said
+    assert r"1 pictures added; \x1b[2Jred has 3" in said
+    assert "\x1b[2J" not in said + table.read_text() and "\x07" not in said + table.read_text()
+
+
+# --------------------------------------------------------------------------------- 3 the model
+
+
+def rewritten(source, target, **changes):
+    """A copy of a .keras file with other members; `weights`: what to do to them, a function."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name == "model.weights.h5" and "weights" in changes:
+                buffer = io.BytesIO(content)
+                with h5py.File(buffer, "r+") as file:
+                    changes["weights"](file)
+                content = buffer.getvalue()
+            new.writestr(name, content)
+        for name, content in changes.get("more", {}).items():
+            new.writestr(name, content)
+    return target
+
+
+def outer_link(file):
+    file["out"] = h5py.ExternalLink("/etc/passwd", "/")
+
+
+def virtual(file):
+    layout = h5py.VirtualLayout((3,), "f4")
+    layout[:] = h5py.VirtualSource("elsewhere.h5", "x", (3,))
+    file.create_virtual_dataset("v", layout)
+
+
+MODELS = {  # what is changed in a model; what the error says
+    "a member that leads out": ({"more": {"assets/../../x": b"x"}}, "it does not hold just"),
+    "an array without its bytes": (
+        {"weights": lambda file: file.create_dataset("big", (10**9,), "f4")}, "would fill 4000 MB",
+    ),
+    "a link": ({"weights": outer_link}, "a link in its weights"),
+    "weights elsewhere": ({"weights": virtual}, "lie in another file"),
+}  # fmt: skip
+
+
+@hostile(len(MODELS) + 3)
+def test_a_model_is_looked_into_before_it_is_loaded(model, tmp_path, nothing_loaded):
+    model.save(tmp_path / "good.keras")
+    for changes, says in MODELS.values():
+        rewritten(tmp_path / "good.keras", tmp_path / "bad.keras", **changes)
+        with pytest.raises(ValueError, match=rf"bad\.keras is not loaded: .*({says})"):
+            saved_models.load_model(tmp_path / "bad.keras")
+    with zipfile.ZipFile(tmp_path / "big.keras", "w", zipfile.ZIP_DEFLATED) as file:
+        for name in saved_models.MEMBERS:
+            file.writestr(name, bytes(10**7))
+    with pytest.raises(ValueError, match=r"big\.keras is not loaded: it would unpack to 30 MB"):
+        saved_models.load_model(tmp_path / "big.keras")
+    (tmp_path / "text.keras").write_text("no model")
+    (tmp_path / "good.keras").rename(tmp_path / "good.h5")
+    for name in ("text.keras", "good.h5"):
+        with pytest.raises(ValueError, match=f"{name} is not loaded: it is no .keras file"):
+            saved_models.load_model(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match=r"absent\.keras: no such file"):
+        saved_models.load_model(tmp_path / "absent.keras")
+
+
+@pytest.fixture
+def code(tmp_path):
+    """(a function that saves a model with code of its own, the file that this code makes)."""
+    mark = tmp_path / "it ran"
+    function = eval(f"lambda x: (open({str(mark)!r}, 'w').close(), x)[1]")
+
+    def save(path):
+        inputs = keras.Input((16, 16, 3))
+        x = keras.layers.Lambda(function)(inputs)
+        keras.Model(inputs, keras.layers.Flatten()(x)).save(path)
+        mark.unlink(missing_ok=True)  # building the model ran it, too
+        return path
+
+    return save, mark
+
+
+@hostile(4)
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+def test_code_in_a_model_does_not_run(gallery, code, tmp_path):
+    folder, about = gallery
+    save, mark = code
+    save(folder / about["model"])
+    edit(folder, model_sha256=storage.hash_of(folder / about["model"]))
+    refused_by_keras = r"embedding-\w+\.keras is not loaded: .*[Ll]ambda"
+    with pytest.raises(ValueError, match=refused_by_keras):
+        Gallery.load(folder)
+    with pytest.raises(ValueError, match=r"own\.keras is not loaded: .*[Ll]ambda"):
+        backbones.load_backbone(str(save(tmp_path / "own.keras")), "file", (16, 16, 3))
+    with pytest.raises(SystemExit, match=r"error: .*own\.keras is not loaded"):
+        main(["build", str(tmp_path / "own.keras"), str(tmp_path), str(tmp_path / "new")])
+    save(tmp_path / "own.h5").rename(folder / about["model"])  # what Keras 3.10 would run
+    edit(folder, model_sha256=storage.hash_of(folder / about["model"]))
+    with pytest.raises(ValueError, match=r"it is no \.keras file"):
+        Gallery.load(folder)
+    assert not mark.exists()
+
+
+# ------------------------------------------------------------------- 4 links, and files of others
+
+
+@hostile(3)
+def test_a_lock_that_is_a_link_is_refused_and_what_it_leads_to_stays(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    lock = tmp_path / "run" / "training.lock"
+    lock.parent.mkdir()
+    for make in (lock.symlink_to, lock.hardlink_to):
+        try:
+            make(tmp_path / "mine")
+        except OSError as error:
+            pytest.skip(f"no links here: {error}")
+        with pytest.raises(RuntimeError, match=r"training\.lock is a link.*delete it"):
+            folder_lock.lock_folder(lock.parent)
+        assert (tmp_path / "mine").read_text() == "mine"
+        lock.unlink()
+    lock.mkdir()
+    with pytest.raises(RuntimeError, match=r"training\.lock is a link, or no file at all"):
+        folder_lock.lock_folder(lock.parent)
+    lock.rmdir()
+    (tmp_path / "other name").symlink_to(lock.parent)  # of the folder itself a link is welcome
+    folder_lock.lock_folder(tmp_path / "other name")
+    folder_lock.unlock_folder(lock.parent)
+    assert lock.is_file() and lock.resolve() not in folder_lock._held
+
+
+@hostile(5)
+def test_a_workshop_clears_away_what_it_left_itself_and_nothing_else(tmp_path):
+    ours, names = "film.part-a1b2c3d4", ["film.part-1", "film.part-abcdefgh", "film.part-backups"]
+    for name in (ours, "other.part-a1b2c3d4", *names):
+        (tmp_path / name / "work").mkdir(parents=True)
+    (tmp_path / names[1] / "mine.txt").write_text("mine")
+    (tmp_path / "film.part-notes.txt").write_text("mine")
+    for path in tmp_path.iterdir():
+        os.utime(path, (0, 0))
+    with atomic_files.temporary_build_folder(tmp_path / "film"):
+        pass
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"other.part-a1b2c3d4", "film.part-notes.txt", *names}
+
+
+@hostile(2)
+def test_of_a_checkpoint_only_rests_of_its_own_are_removed(tmp_path):
+    own = ["checkpoint-mine.part.npz", "checkpoint.old.part.npz", "embedding.12.part.keras"]
+    for name in ("checkpoint.npz", "checkpoint.4711.part.npz", *own):
+        (tmp_path / name).touch()
+    atomic_files.remove_leftovers(tmp_path / "checkpoint.npz")
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.npz", *own}
+
+
+def test_an_older_keras_is_warned_of(model, tmp_path, monkeypatch, recwarn):
+    model.save(tmp_path / "good.keras")
+    monkeypatch.setattr(keras, "__version__", saved_models.SAFE_MODE_SINCE)
+    saved_models.load_model(tmp_path / "good.keras")
+    assert not [one for one in recwarn if "run code" in str(one.message)]
+    monkeypatch.setattr(keras, "__version__", "3.10.0")
+    with pytest.warns(UserWarning, match=r"Keras 3\.10\.0 lets .* run code.*>=3\.13\.2"):
+        assert saved_models.load_model(tmp_path / "good.keras").input_shape == (None, 16, 16, 3)

@@ -1,0 +1,225 @@
+"""One device, two logical devices, two worker processes: the same training; precision and XLA."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import nbformat
+import numpy as np
+import pytest
+import together
+
+from workbook import ROOT, settings
+from workbook.commands import workers
+from workbook.models.devices import choose_strategy
+from workbook.settings import read_config
+from workbook.support import tensorflow_start
+from workbook.support.tensorflow_start import keras, tf
+from workbook.training.mining import squared_distances
+
+SCRIPT = together.__file__
+ON_CPU = {"CUDA_VISIBLE_DEVICES": "-1"}  # the devices that are compared are CPUs, also beside a GPU
+
+
+@pytest.fixture(scope="module")
+def one_device(tmp_path_factory):
+    out = tmp_path_factory.mktemp("one") / "curves.json"
+    command = [sys.executable, SCRIPT, "one", out]
+    subprocess.run(command, check=True, timeout=300, env=os.environ | ON_CPU)
+    return json.loads(out.read_text("utf-8"))
+
+
+def equal(one, other):
+    """The curves and embeddings of two trainings agree to 1e-4."""
+    for mining, curves in one.items():
+        for name, values in curves.items() if mining != "replicas" else ():
+            np.testing.assert_allclose(other[mining][name], values, atol=1e-4, err_msg=name)
+
+
+def test_two_logical_devices_train_as_one(one_device, tmp_path):
+    out = tmp_path / "curves.json"
+    command = [sys.executable, SCRIPT, "all", out]
+    subprocess.run(command, check=True, timeout=300, env=os.environ | ON_CPU)
+    two = json.loads(out.read_text("utf-8"))
+    assert (one_device["replicas"], two["replicas"]) == (1, 2)
+    equal(one_device, two)
+
+
+def test_two_worker_processes_train_as_one(one_device, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "GPUS", [])
+    outs = [tmp_path / "0.json", tmp_path / "1.json"]
+    ports = workers.free_ports(2)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, SCRIPT, "workers", out],
+            env=workers.environment(i, ports, tmp_path) | ON_CPU,
+        )
+        for i, out in enumerate(outs)
+    ]
+    try:
+        assert [process.wait(300) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+    for out in outs:
+        two = json.loads(out.read_text("utf-8"))
+        assert two["replicas"] == 2
+        equal(one_device, two)
+
+
+def test_workers_without_an_address_say_what_to_do(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with pytest.raises(ValueError, match=r"TF_CONFIG.*workbook workers 2"):
+        choose_strategy(read_config(preset="quick", devices="workers"))
+
+
+TWO_GPUS = [SimpleNamespace(name=f"/physical_device:GPU:{i}") for i in range(2)]
+
+
+@pytest.fixture
+def found(monkeypatch, tmp_path):
+    """What TensorFlow finds, to be filled; a machine whose only sign of a GPU is in `found.bin`."""
+    gpus, found = [], SimpleNamespace(bin=tmp_path / "bin", grow=[], gpus=None)
+    found.gpus = gpus
+    found.bin.mkdir()
+    monkeypatch.setenv("PATH", str(found.bin))
+    monkeypatch.setattr(tensorflow_start, "DRIVER", ())
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
+    grow = lambda gpu, on: found.grow.append((gpu, on))  # noqa: E731
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", grow)
+    return found
+
+
+def test_every_gpu_gives_its_memory_as_it_is_needed(found, monkeypatch, capsys):
+    found.gpus += TWO_GPUS
+    assert tensorflow_start.use_gpus() == TWO_GPUS
+    assert found.grow == [(gpu, True) for gpu in TWO_GPUS] and not capsys.readouterr().out
+
+    def too_late(gpu, on):
+        raise RuntimeError("Physical devices cannot be modified after being initialized")
+
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", too_late)
+    assert tensorflow_start.use_gpus() == TWO_GPUS
+    assert "GPU:1 keeps its memory to itself: import siamese_utils f" in capsys.readouterr().out
+
+
+def test_a_gpu_that_tensorflow_cannot_use_is_reported_in_a_line(found, monkeypatch, capsys):
+    assert tensorflow_start.use_gpus() == [] and not capsys.readouterr().out, (
+        "a machine without one"
+    )
+    smi = found.bin / "nvidia-smi"
+    smi.write_text("#!/bin/sh\n")
+    smi.chmod(0o755)
+    assert tensorflow_start.use_gpus() == []
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "TensorFlow cannot use: " in line and 'pip install "tensorflow[and-cuda]"' in line
+    if not tensorflow_start.GPUS:
+        assert "Could not find cuda drivers" in line, "its own reason, asked of the real one"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    tensorflow_start.use_gpus()
+    assert not capsys.readouterr().out, "hidden on purpose"
+
+
+def test_each_local_worker_has_a_gpu_of_its_own(found, monkeypatch, tmp_path):
+    monkeypatch.setattr(workers, "GPUS", [])
+    assert "CUDA_VISIBLE_DEVICES" not in workers.environment(1, [1, 2], tmp_path)
+    monkeypatch.setattr(workers, "GPUS", TWO_GPUS)
+    own = lambda i: workers.environment(i, [1, 2], tmp_path)["CUDA_VISIBLE_DEVICES"]  # noqa: E731
+    assert [own(0), own(1)] == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    assert [own(0), own(1)] == ["2", "5"]
+    with pytest.raises(ValueError, match=r"3 processes for 2 GPU.*CUDA_VISIBLE_DEVICES=-1"):
+        workers.start_workers(3, [])
+
+
+def test_the_tests_download_nothing_where_there_is_a_gpu(monkeypatch):
+    """`full`, the default there, would; a plain `pytest` says `quick` too."""
+    monkeypatch.setattr(settings, "GPUS", TWO_GPUS)
+    assert (read_config().preset, read_config().dataset) == ("quick", "toys")
+
+
+def code_of(number):
+    """{id: source} of the code cells of that notebook."""
+    (path,) = (ROOT / "notebooks").glob(f"{number}_*.ipynb")
+    cells = nbformat.read(path, as_version=4).cells
+    return {cell.id: cell.source for cell in cells if cell.cell_type == "code"}
+
+
+@pytest.mark.parametrize("number", ["02", "04", "05", "06", "07"])
+def test_precision_holds_from_the_first_layer_on(number):
+    """Else a second trunk would be kept, of the other precision; 3 checks by hand, in float32."""
+    code = "\n".join(code_of(number).values())
+    chosen = re.search(r"choose_strategy\(config\)|set_dtype_policy\(config\.precision\)", code)
+    made = re.search(r"(build_from_config|recipe\.build|build_embedding_model|load_model)\(", code)
+    assert chosen.start() < made.start()
+
+
+@pytest.mark.parametrize(
+    "gpus, off, right", [([], 0, 1), ([], 1e-6, 0), (TWO_GPUS, 1e-6, 1), (TWO_GPUS, 0.1, 0)]
+)
+def test_section_3_9_compares_bits_on_a_cpu_and_has_a_tolerance_on_a_gpu(gpus, off, right):
+    cell = code_of("03")["d465497c"]
+    imports = "import tempfile\nfrom pathlib import Path\n"
+    model = SimpleNamespace(save=lambda path: None)
+    load = SimpleNamespace(models=SimpleNamespace(load_model=lambda path: "loaded"))
+    embed = lambda which, images: np.ones(3) + off * (which == "loaded")  # noqa: E731
+    names = {
+        "embedding": model,
+        "keras": load,
+        "su": SimpleNamespace(embed=embed),
+        "settings": SimpleNamespace(GPUS=gpus),
+        "data": SimpleNamespace(images=np.zeros(3)),
+        "sample": slice(3),
+    }
+    if right:
+        exec(imports + cell, names)
+    else:
+        with pytest.raises(AssertionError):
+            exec(imports + cell, names)
+
+
+def train(policy="float32", jit_compile=False, mining="semi-hard", epochs=10):
+    """A small training on one device; returns (model, history)."""
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = together.build(mining, jit_compile)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    return model, together.fit(model, epochs)
+
+
+@pytest.mark.parametrize("mining", ["all", "semi-hard", "batch-hard"])  # the others: as semi-hard
+def test_xla_trains_as_without(mining):
+    _, plain = train(mining=mining)
+    _, compiled = train(mining=mining, jit_compile=True)
+    for name, values in plain.items():
+        np.testing.assert_allclose(compiled[name], values, atol=1e-3, err_msg=name)
+
+
+def test_half_precision_scales_the_loss_and_reports_it_unscaled():
+    _, plain = train(epochs=1)
+    model, half = train("mixed_float16", epochs=1)
+    assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert model.optimizer.scale_loss(1.0) > 1000, "scaled, so that small gradients survive"
+    np.testing.assert_allclose(half["loss"], plain["loss"], atol=0.02)
+    np.testing.assert_allclose(half["d_an"], plain["d_an"], atol=0.02)
+    vectors = model.embedding(together.IMAGES[:4])
+    assert vectors.dtype == "float32" and squared_distances(vectors).dtype == "float32"
+    dense = model.embedding.get_layer("trainable_tail").get_layer("dense_1")
+    assert dense.compute_dtype == "float16", "the layers do compute in half precision"
+    d_ap, d_an, _ = model.triplet_distances((together.IMAGES, together.LABELS))
+    assert d_ap.dtype == d_an.dtype == "float32"
+
+
+def test_one_setting_chooses_precision_and_one_xla():
+    try:
+        choose_strategy(read_config(preset="quick", precision="mixed_bfloat16"))
+        assert keras.config.dtype_policy().name == "mixed_bfloat16"
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert read_config(preset="quick", xla="on").jit_compile is True
+    assert read_config(preset="quick").jit_compile == "auto"

@@ -1,0 +1,148 @@
+"""What watches a training: the live plot, checkpoints to go on from, a guard of the numbers.
+
+Keras's own `BackupAndRestore` is not used: it overwrites its one file in place and notices a cut
+file but not a changed byte, it keeps neither the loss curve nor the random state (not even the
+seeds of the model's Dropout layers), and the epoch is in a second file, which a kill can leave
+behind the weights. Explained in notebook 04, "Train, and watch".
+"""
+
+import math
+import os
+import sys
+import time
+import warnings
+
+import matplotlib.pyplot as plt
+import numpy as np
+from IPython.display import display
+from matplotlib.ticker import MaxNLocator
+
+from workbook.support.tensorflow_start import keras
+from workbook.training.mined_model import StepTracker
+
+# ------------------------------------------------------------------------------------- checkpoints
+
+
+# ---------------------------------------------------------------------------------- the live plot
+
+
+class LiveLossPlot(keras.callbacks.Callback):
+    """Redraws one figure in place while `fit` runs: loss, distances, active share, val_recall@1.
+
+    In Jupyter it updates one display handle, at most once a second; headless (no Jupyter, or
+    SIAMESE_LIVE=0) it draws once, at the end. The figure is `.figure`; `.history` holds what is
+    drawn: name -> list, one value an epoch.
+    Explained in notebook 04.
+    """
+
+    PANELS = (  # y label, the logs drawn in that panel
+        ("triplet loss", ("loss", "val_loss")),
+        ("mean squared distance", ("d_ap", "d_an")),
+        ("share", ("active", "val_recall@1")),
+    )
+
+    def __init__(self, title="", live=None):
+        super().__init__()
+        self.title, self.history, self.figure, self.handle, self.drawn = title, {}, None, None, 0.0
+        wanted = os.environ.get("SIAMESE_LIVE", "1") != "0" if live is None else live
+        self.live = wanted and "ipykernel" in sys.modules
+
+    def on_train_begin(self, logs=None):  # a resumed training brings its first epochs along
+        self.history = {name: list(v) for name, v in self.model.history.history.items()}
+
+    def on_epoch_end(self, epoch, logs=None):
+        for name, value in (logs or {}).items():
+            self.history.setdefault(name, []).append(float(value))
+        if self.live and time.monotonic() - self.drawn > 1:
+            self._draw()
+
+    def on_train_end(self, logs=None):
+        self._draw()
+
+    def _draw(self):
+        if self.figure is None:
+            self.figure, self.axes = plt.subplots(1, 3, figsize=(12, 3.2), layout="constrained")
+            plt.close(self.figure)  # pyplot would show it a second time when the cell ends
+        for axis, (label, names) in zip(self.axes, self.PANELS):
+            axis.clear()
+            for name in names:
+                if values := self.history.get(name):
+                    axis.plot(range(1, len(values) + 1), values, marker=".", label=name)
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axis.set(xlabel="epoch", ylabel=label, ylim=(0, 1.02 if label == "share" else None))
+            if axis.lines:
+                axis.legend()
+        self.figure.suptitle(self.title, parse_math=False)
+        self.drawn = time.monotonic()
+        if "ipykernel" in sys.modules:
+            if self.handle is None:
+                self.handle = display(self.figure, display_id=True)
+            else:
+                self.handle.update(self.figure)
+
+
+# ------------------------------------------------------------------------- numbers that go wrong
+
+
+class Guard(StepTracker):
+    """Stops a `SiameseModel`'s `fit` where numbers go wrong; warns where nothing is learned.
+
+    A step refuses images and embeddings that are not finite by itself, except under XLA. This
+    raises FloatingPointError, naming step, epoch and learning rate, after the first step with a
+    loss or a weight of the last layer that is NaN or infinite; after an epoch, with any such
+    weight: a ReLU swallows NaN, so the loss may look well. Warns (RuntimeWarning, once a `fit`)
+    when no batch of an epoch held a triplet, and of a collapsed embedding: when after two epochs in
+    a row the mean distances are below a tenth of the margin. Then the loss sits at the margin, or
+    (semi-hard) no negative is farther than the positive and it is 0. StepTracker it first.
+    Explained in notebook 04, "Has the embedding collapsed?".
+    """
+
+    def on_train_begin(self, logs=None):
+        self.near_zero, self.warned = 0, False
+        # the share of batches whose labels allow a triplet; triplets that are given always do
+        self.possible = getattr(self.model, "possible", None)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch)
+        self.share = 1
+        if self.possible is not None:
+            self.possible.reset_state()
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.possible is not None:  # now: validation would count its batches too
+            self.share = self.possible.result()
+        self._check(logs["loss"], self.model.trainable_weights[-1:])
+
+    def _check(self, loss, weights):
+        bad = [w.path for w in weights if not np.isfinite(w.numpy()).all()]
+        if bad or not math.isfinite(loss):
+            found = f"loss {loss}" + (f", NaN or infinity in {', '.join(bad)}" if bad else "")
+            remedy = (
+                "Lower the rate (try a tenth), clip the gradients (clipnorm=1), or look for images "
+                "that are not finite"
+            )
+            raise self.numbers_went_wrong(f"{found}. {remedy}")
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._check(logs["loss"], self.model.trainable_weights)
+        if self.share == 0:
+            self._warn(
+                f"no triplet in the batches of epoch {epoch + 1}, so nothing is learned: a batch "
+                "takes two classes, one of them with two images. Draw batches with pk_batches, or "
+                "look at the labels"
+            )
+            return
+        small = max(logs["d_ap"], logs["d_an"]) < 0.1 * self.model.margin
+        self.near_zero = self.near_zero + 1 if small else 0
+        if self.near_zero == 2:
+            self._warn(
+                f"the embedding has collapsed: after epoch {epoch + 1} all images are at almost "
+                f"one point (d(a, p) {logs['d_ap']:.2g}, d(a, n) {logs['d_an']:.2g}, loss "
+                f"{logs['loss']:.3g}, margin {self.model.margin}). Lower the learning rate, mine "
+                "easier triplets first (semi-hard, then hard), or lower the margin"
+            )
+
+    def _warn(self, message):
+        if not self.warned:
+            self.warned = True
+            warnings.warn(message, RuntimeWarning, stacklevel=3)
