@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from workbook.data.report import explain_os_error, report_entry
-from workbook.support.text import few, printable
+from workbook.support.text import list_first, printable
 
 LAYOUTS = {  # word: how a folder is read
     "auto": "train, validation and test folders are known by their names and by what they hold",
@@ -236,16 +236,16 @@ class _Reading:
             return self.as_parts(place, parts, splits)
         if has_train or not others:
             raise ValueError(
-                f"{printable(place)} can be read in two ways: {few(f.name for f in folders)} as "
-                f"classes; or {few(f.name for f in holding)} as a part of it, with the classes "
-                f"{few(sorted(inner))}. Say which: SIAMESE_LAYOUT=classes or SIAMESE_LAYOUT=splits"
+                f"{printable(place)} can be read in two ways: {list_first(f.name for f in folders)} as "
+                f"classes; or {list_first(f.name for f in holding)} as a part of it, with the classes "
+                f"{list_first(sorted(inner))}. Say which: SIAMESE_LAYOUT=classes or SIAMESE_LAYOUT=splits"
                 " (load_images: layout=), or give the folders other names"
             )
         if {_alike(f.name) for f in others} & {_alike(name) for name in inner}:
             return self.as_parts(place, parts, splits, rest="train")
         for folder, split in parts.items():
             reason = f"read as a class: called like a {split} split, but the folders in it "
-            reason += f"({few(sorted(inner))}) are called like none of the classes beside it"
+            reason += f"({list_first(sorted(inner))}) are called like none of the classes beside it"
             remedy = "nothing; or, if it is a split, call the folders in it like the classes"
             self.found.warn(folder, reason, remedy)
         flat = {f: split for f, split in splits.items() if f not in parts}
@@ -293,7 +293,7 @@ class _Reading:
         if rest:
             others = [f for f in _subfolders(place) if f not in splits]
             self.as_classes(others, place, roles[rest])
-        self.found.level = "splits: " + (few(level) or "none")
+        self.found.level = "splits: " + (list_first(level) or "none")
         self.warn_of_deeper_level("move them up one level")
 
     def as_classes_by_name(self, place, folders, splits):
@@ -301,7 +301,7 @@ class _Reading:
         classes = [f for f in folders if splits.get(f, "train") == "train"]
         if splits and len(folders) > 1 and len(splits) == len(folders):
             raise ValueError(
-                f"{printable(place)}: {few(f.name for f in splits)} are called like splits, but "
+                f"{printable(place)}: {list_first(f.name for f in splits)} are called like splits, but "
                 "hold no class folders, so that no picture has a class. Put a folder a class into "
                 "each; or, if these are the classes themselves, say so: SIAMESE_LAYOUT=classes"
             )
@@ -326,7 +326,7 @@ class _Reading:
             self.warn_of_deeper_level("say so: SIAMESE_LAYOUT=splits")
 
     def as_splits_in_classes(self, place, inner, kinds):
-        self.found.level = f"a folder a class, in each of them {few(sorted(kinds))}"
+        self.found.level = f"a folder a class, in each of them {list_first(sorted(kinds))}"
         self.passed[place] = "not in a class folder"
         for folder, parts in inner.items():
             self.passed[folder] = "beside the train and test folders"
@@ -369,9 +369,9 @@ class _Reading:
         same = set.intersection(*inner)
         children = [child for folder, _, _ in self.classes for child in _children(folder)]
         if len(same) > 1 or not any(c.is_file() and not _is_hidden(c.name) for c in children):
-            reason = f"every class holds folders ({few(sorted(same or set.union(*inner)))}): read "
+            reason = f"every class holds folders ({list_first(sorted(same or set.union(*inner)))}): read "
             remedy = f"nothing, if that is right; if those in them are the classes, {how}"
-            self.found.warn(self.found.folder, reason + f"as the classes {few(names)}", remedy)
+            self.found.warn(self.found.folder, reason + f"as the classes {list_first(names)}", remedy)
 
     def list_files(self):
         found, spellings = self.found, {}
@@ -413,7 +413,7 @@ class _Reading:
         if rest := list(links)[limit:]:
             count = sum(links[link] for link in rest)
             reason = f"{len(rest)} more links that lead out of the folder, with {count} files"
-            self.found.warn(rest[0], f"{reason}: {few(map(os.path.basename, rest))}", remedy)
+            self.found.warn(rest[0], f"{reason}: {list_first(map(os.path.basename, rest))}", remedy)
 
 
 def _links_out(paths, top):

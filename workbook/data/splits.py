@@ -9,7 +9,7 @@ import re
 import numpy as np
 
 from workbook.data.report import report_entry
-from workbook.support.text import few, printable
+from workbook.support.text import list_first, printable
 
 
 def hold_out(entries, seed):
@@ -51,8 +51,8 @@ def describe(found, class_names, labels, splits):
     kinds = [k for k in ("train", "validation", "test", "unseen", "reference") if k in splits]
     counts = [f"{kind} {len(np.unique(labels[splits == kind]))}" for kind in kinds]
     lines = [f"{found.level}; classes: {', '.join(counts) or 'none'}"]
-    lines.append(f"{len(class_names)} classes: {few(class_names)}")
-    lines += [f"left aside: {few(found.aside)}"] * bool(found.aside)
+    lines.append(f"{len(class_names)} classes: {list_first(class_names)}")
+    lines += [f"left aside: {list_first(found.aside)}"] * bool(found.aside)
     return "\n".join(map(printable, lines))
 
 
@@ -93,7 +93,7 @@ def stranger_warnings(entries, limit=20):
         found.append(report_entry(path, reason + alike[nearest], remedy))
     if len(first) > limit and trained:
         rest = list(first)[limit:]
-        reason = f"{len(rest)} more classes that are no training classes: {few(rest)}"
+        reason = f"{len(rest)} more classes that are no training classes: {list_first(rest)}"
         found.append(
             report_entry(first[rest[0]][0], reason, "nothing, if they are meant to be unseen")
         )
