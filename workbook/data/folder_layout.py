@@ -81,11 +81,45 @@ def read_folder(folder, layout="auto"):
     return found
 
 
+def list_image_files(folder: str | os.PathLike) -> list[Path]:
+    """Return the files in a folder and its sub-folders that `load_images` would try to decode.
+
+    Hidden files and what systems leave behind (`Thumbs.db`, `__MACOSX`, the Finder's icons) are
+    skipped. Links to folders are followed, each folder is listed once.
+
+    Parameters
+    ----------
+    folder
+        The folder to look into.
+
+    Returns
+    -------
+    list of Path
+        The files by name; empty if there are none. A file need not be an image: decoding tells.
+
+    Raises
+    ------
+    NotADirectoryError
+        If `folder` is not a folder.
+    PermissionError
+        If it or one of its sub-folders may not be opened.
+    """
+    if not os.path.isdir(folder):
+        raise NotADirectoryError(f"{printable(folder)} is not a folder")
+    files, _, _ = _files(Path(folder), None, on_error=_raise_unopened)
+    return sorted(map(Path, files))
+
+
+def _raise_unopened(error):
+    reason, remedy = explain_os_error(error.filename, error)
+    raise type(error)(f"{printable(error.filename)}: {reason}: {remedy}") from error
+
+
 # ------------------------------------------------------------------------- 1 names, and a look in
 
 
 def _is_hidden(name):
-    return name.startswith(".") or name.strip().lower() in SYSTEM
+    return name.startswith(".") or name == "Icon\r" or name.strip().lower() in SYSTEM
 
 
 def _children(folder, folders_only=False):
@@ -371,7 +405,9 @@ class _Reading:
         if len(same) > 1 or not any(c.is_file() and not _is_hidden(c.name) for c in children):
             reason = f"every class holds folders ({list_first(sorted(same or set.union(*inner)))}): read "
             remedy = f"nothing, if that is right; if those in them are the classes, {how}"
-            self.found.warn(self.found.folder, reason + f"as the classes {list_first(names)}", remedy)
+            self.found.warn(
+                self.found.folder, reason + f"as the classes {list_first(names)}", remedy
+            )
 
     def list_files(self):
         found, spellings = self.found, {}
@@ -442,10 +478,10 @@ def _links_out(paths, top):
     return links
 
 
-def _files(folder, top):
+def _files(folder, top, on_error=None):
     """(paths of the files below `folder`, hidden paths, problems); links lead once to a place."""
     visible, hidden, problems = [], [], []
-    seen = {os.path.realpath(top)}
+    seen = {os.path.realpath(top)} if top else set()
 
     def leads_back(path):
         real = os.path.realpath(path)
@@ -462,7 +498,7 @@ def _files(folder, top):
 
     if leads_back(folder):
         return visible, hidden, problems
-    for place, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
+    for place, folders, files in os.walk(folder, onerror=on_error or unreadable, followlinks=True):
         if not folders and not files and place != str(folder):
             problems.append(report_entry(place, "an empty folder", "delete it"))
         hidden += [os.path.join(place, name) for name in folders + files if _is_hidden(name)]
