@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import os
 import tracemalloc
 import zipfile
 
@@ -18,7 +17,6 @@ from workbook.__main__ import main
 from workbook.gallery import storage
 from workbook.gallery.gallery import Gallery
 from workbook.models import backbones, saved_models
-from workbook.support import atomic_files, folder_lock
 from workbook.support.tensorflow_start import keras
 
 hostile = pytest.mark.hostile
@@ -330,57 +328,6 @@ def test_code_in_a_model_does_not_run(gallery, code, tmp_path):
     with pytest.raises(ValueError, match=r"it is no \.keras file"):
         Gallery.load(folder)
     assert not mark.exists()
-
-
-# ------------------------------------------------------------------- 4 links, and files of others
-
-
-@hostile(3)
-def test_a_lock_that_is_a_link_is_refused_and_what_it_leads_to_stays(tmp_path):
-    (tmp_path / "mine").write_text("mine")
-    lock = tmp_path / "run" / "training.lock"
-    lock.parent.mkdir()
-    for make in (lock.symlink_to, lock.hardlink_to):
-        try:
-            make(tmp_path / "mine")
-        except OSError as error:
-            pytest.skip(f"no links here: {error}")
-        with pytest.raises(RuntimeError, match=r"training\.lock is a link.*delete it"):
-            folder_lock.lock_folder(lock.parent)
-        assert (tmp_path / "mine").read_text() == "mine"
-        lock.unlink()
-    lock.mkdir()
-    with pytest.raises(RuntimeError, match=r"training\.lock is a link, or no file at all"):
-        folder_lock.lock_folder(lock.parent)
-    lock.rmdir()
-    (tmp_path / "other name").symlink_to(lock.parent)  # of the folder itself a link is welcome
-    folder_lock.lock_folder(tmp_path / "other name")
-    folder_lock.unlock_folder(lock.parent)
-    assert lock.is_file() and lock.resolve() not in folder_lock._held
-
-
-@hostile(5)
-def test_a_workshop_clears_away_what_it_left_itself_and_nothing_else(tmp_path):
-    ours, names = "film.part-a1b2c3d4", ["film.part-1", "film.part-abcdefgh", "film.part-backups"]
-    for name in (ours, "other.part-a1b2c3d4", *names):
-        (tmp_path / name / "work").mkdir(parents=True)
-    (tmp_path / names[1] / "mine.txt").write_text("mine")
-    (tmp_path / "film.part-notes.txt").write_text("mine")
-    for path in tmp_path.iterdir():
-        os.utime(path, (0, 0))
-    with atomic_files.temporary_build_folder(tmp_path / "film"):
-        pass
-    left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"other.part-a1b2c3d4", "film.part-notes.txt", *names}
-
-
-@hostile(2)
-def test_of_a_checkpoint_only_rests_of_its_own_are_removed(tmp_path):
-    own = ["checkpoint-mine.part.npz", "checkpoint.old.part.npz", "embedding.12.part.keras"]
-    for name in ("checkpoint.npz", "checkpoint.4711.part.npz", *own):
-        (tmp_path / name).touch()
-    atomic_files.remove_leftovers(tmp_path / "checkpoint.npz")
-    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.npz", *own}
 
 
 def test_an_older_keras_is_warned_of(model, tmp_path, monkeypatch, recwarn):

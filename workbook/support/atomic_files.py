@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there: written beside, renamed at the end; and locks."""
+"""Files and folders that are complete or absent: written under another name, renamed at the end."""
 
 import contextlib
 import errno
@@ -7,31 +7,35 @@ import re
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-DISK_FULL_ERRNOS = (
+DISK_FULL_ERRNOS = (  # the disk is full, the file is too large for it, or a quota is used up
     errno.ENOSPC,
     errno.EFBIG,
     getattr(errno, "EDQUOT", errno.ENOSPC),
-)  # the disk, a quota
+)
+DAY = 86400  # seconds
 
 
 @contextlib.contextmanager
-def temporary_build_folder(target):
-    """A new empty folder beside `target` to build it in; gone at the end, whatever happens.
+def temporary_build_folder(target: Path) -> Iterator[Path]:
+    """Give a new empty folder beside `target` to build it in, and remove that folder at the end.
 
-    What a killed run left of this target goes, too, once it is a day old: a living one is younger.
+    What killed processes left of the same target is removed when it is a day old, because a younger
+    one may belong to a process that is still at work.
+
+    Raises
+    ------
+    OSError
+        If the disk is full, with the space that is left and what to do.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    ours = re.compile(re.escape(target.name) + r"\.part-[a-z0-9_]{8}")  # as `tempfile` names them
-    for left in filter(lambda path: ours.fullmatch(path.name), list(target.parent.iterdir())):
-        with contextlib.suppress(OSError):
-            old = time.time() - left.stat().st_mtime > 86400
-            if old and {path.name for path in left.iterdir()} <= {"work"}:
-                shutil.rmtree(left, ignore_errors=True)
+    _remove_old_build_folders(target)
     try:
         with tempfile.TemporaryDirectory(prefix=f"{target.name}.part-", dir=target.parent) as part:
-            (work := Path(part, "work")).mkdir()  # of usual permissions, unlike its parent
+            work = Path(part, "work")  # unlike its parent, others may read it
+            work.mkdir()
             yield work
     except OSError as error:
         if error.errno not in DISK_FULL_ERRNOS:
@@ -39,54 +43,72 @@ def temporary_build_folder(target):
         raise OSError(
             error.errno,
             f"{target} could not be written: the disk or quota is full ({error.strerror}; "
-            f"{shutil.disk_usage(target.parent).free / 1e6:.0f} MB free). Make room and run again, "
-            "or choose another folder; nothing half-made is left",
+            f"{_free_megabytes(target)} MB are free). Make room and run again, or choose another "
+            "folder; nothing incomplete is left",
         ) from error
 
 
-def publish_folder(made, target):
-    """Give the folder `made` its name `target`, and only then is it trusted; the first one wins."""
+def _remove_old_build_folders(target: Path) -> None:
+    made_here = re.compile(re.escape(target.name) + r"\.part-[a-z0-9_]{8}")  # named by `tempfile`
+    for folder in list(target.parent.iterdir()):
+        if made_here.fullmatch(folder.name):
+            with contextlib.suppress(OSError):
+                is_old = time.time() - folder.stat().st_mtime > DAY
+                if is_old and {path.name for path in folder.iterdir()} <= {"work"}:
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+def publish_folder(built: Path, target: Path) -> None:
+    """Rename a complete folder to `target`; if another process was faster, keep that one's."""
     try:
-        os.rename(made, target)
+        os.rename(built, target)
     except OSError:
         if not target.is_dir():
             raise
 
 
-def mark_used(path):
-    """Give a kept file the time of now: `python -m workbook cache` tells when it was used."""
-    with contextlib.suppress(OSError):  # somebody else's, or on a disk that cannot be written to
+def mark_used(path: Path) -> None:
+    """Give a kept file the present time: `python -m workbook cache` shows when it was last used."""
+    with contextlib.suppress(OSError):  # another user's file, or a disk that is read-only
         os.utime(path)
 
 
 @contextlib.contextmanager
-def atomic_file(path):
-    """A temporary path to write to; afterwards `path` holds all of it, or what it held before.
+def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
+    """Give a temporary path to write to; afterwards `path` holds all of it, or what it held before.
 
-    Survives a kill (a rest named `*.part*` may stay behind, which nothing reads). Raises OSError
-    that names the file and the room left where it cannot be written, as on a full disk.
+    A killed process may leave a file named `*.part*`, which nothing reads.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written, for example because the disk is full; with its name and the
+        space that is left.
     """
     path = Path(path)
     part = path.with_name(f"{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         yield part
         with open(part, "rb+") as file:
-            os.fsync(file.fileno())  # on the disk before it gets its name
+            os.fsync(file.fileno())  # its content is on the disk before the file gets its name
         os.replace(part, path)
     except OSError as error:
-        free = shutil.disk_usage(path.parent).free // 10**6
         raise OSError(
             error.errno,
-            f"{path} could not be written ({error.strerror or error}; {free} MB are free there). "
-            "What was there before is intact: make room and run the cell again",
+            f"{path} could not be written ({error.strerror or error}; {_free_megabytes(path)} MB "
+            "are free there). What was there before is intact: make room and run again",
         ) from error
     finally:
         part.unlink(missing_ok=True)
 
 
-def remove_leftovers(path):
-    """Remove what killed processes left of `atomic_file(path)`, and nothing else."""
-    ours = re.compile(re.escape(path.stem) + r"\.\d+\.part" + re.escape(path.suffix))
-    for rest in list(path.parent.iterdir()):
-        if ours.fullmatch(rest.name):
-            rest.unlink()
+def remove_leftovers(path: Path) -> None:
+    """Remove temporary files that killed processes left of `atomic_file(path)`, and no others."""
+    made_here = re.compile(re.escape(path.stem) + r"\.\d+\.part" + re.escape(path.suffix))
+    for file in list(path.parent.iterdir()):
+        if made_here.fullmatch(file.name):
+            file.unlink()
+
+
+def _free_megabytes(path: Path) -> int:
+    return shutil.disk_usage(path.parent).free // 10**6
