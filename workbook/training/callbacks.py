@@ -1,13 +1,6 @@
-"""What watches a training: the live plot, checkpoints to go on from, a guard of the numbers.
-
-Keras's own `BackupAndRestore` is not used: it overwrites its one file in place and notices a cut
-file but not a changed byte, it keeps neither the loss curve nor the random state (not even the
-seeds of the model's Dropout layers), and the epoch is in a second file, which a kill can leave
-behind the weights. Explained in notebook 04, "Train, and watch".
-"""
+"""Callbacks that watch a training: the live plot, and a guard of the numbers. Notebook 4."""
 
 import math
-import os
 import sys
 import time
 import warnings
@@ -20,19 +13,20 @@ from matplotlib.ticker import MaxNLocator
 from workbook.support.tensorflow_start import keras
 from workbook.training.mined_model import StepTracker
 
-# ------------------------------------------------------------------------------------- checkpoints
-
-
-# ---------------------------------------------------------------------------------- the live plot
-
 
 class LiveLossPlot(keras.callbacks.Callback):
-    """Redraws one figure in place while `fit` runs: loss, distances, active share, val_recall@1.
+    """Draws the curves of a training while `fit` runs: loss, distances, active share, recall@1.
 
-    In Jupyter it updates one display handle, at most once a second; headless (no Jupyter, or
-    SIAMESE_LIVE=0) it draws once, at the end. The figure is `.figure`; `.history` holds what is
-    drawn: name -> list, one value an epoch.
-    Explained in notebook 04.
+    Parameters
+    ----------
+    title : of the figure.
+    live : whether the figure is redrawn in place, at most once per second; it is then one display
+        of Jupyter. Otherwise, and outside Jupyter, it is drawn once, at the end.
+
+    Attributes
+    ----------
+    figure : the figure.
+    history : what is drawn, name -> one value per epoch.
     """
 
     PANELS = (  # y label, the logs drawn in that panel
@@ -41,11 +35,10 @@ class LiveLossPlot(keras.callbacks.Callback):
         ("share", ("active", "val_recall@1")),
     )
 
-    def __init__(self, title="", live=None):
+    def __init__(self, title: str = "", live: bool = True):
         super().__init__()
         self.title, self.history, self.figure, self.handle, self.drawn = title, {}, None, None, 0.0
-        wanted = os.environ.get("SIAMESE_LIVE", "1") != "0" if live is None else live
-        self.live = wanted and "ipykernel" in sys.modules
+        self.live = live and "ipykernel" in sys.modules
 
     def on_train_begin(self, logs=None):  # a resumed training brings its first epochs along
         self.history = {name: list(v) for name, v in self.model.history.history.items()}
@@ -81,36 +74,33 @@ class LiveLossPlot(keras.callbacks.Callback):
                 self.handle.update(self.figure)
 
 
-# ------------------------------------------------------------------------- numbers that go wrong
-
-
 class Guard(StepTracker):
-    """Stops a `SiameseModel`'s `fit` where numbers go wrong; warns where nothing is learned.
+    """Stops a training whose numbers go wrong; warns when nothing is learned. Place it first.
 
-    A step refuses images and embeddings that are not finite by itself, except under XLA. This
-    raises FloatingPointError, naming step, epoch and learning rate, after the first step with a
-    loss or a weight of the last layer that is NaN or infinite; after an epoch, with any such
-    weight: a ReLU swallows NaN, so the loss may look well. Warns (RuntimeWarning, once a `fit`)
-    when no batch of an epoch held a triplet, and of a collapsed embedding: when after two epochs in
-    a row the mean distances are below a tenth of the margin. Then the loss sits at the margin, or
-    (semi-hard) no negative is farther than the positive and it is 0. StepTracker it first.
-    Explained in notebook 04, "Has the embedding collapsed?".
+    Raises FloatingPointError, naming step, epoch and learning rate, after the first step with a
+    loss or a weight of the last layer that is NaN or infinite; after an epoch it checks every
+    weight, because a ReLU swallows NaN and the loss may look well.
+
+    Warns (RuntimeWarning, once per `fit`) when no batch of an epoch held a triplet, and when the
+    embedding has collapsed: when after two epochs in a row both mean distances are below a tenth
+    of the margin. The loss then stays at the margin or, with semi-hard mining, is 0 because no
+    negative is farther away than the positive.
     """
 
     def on_train_begin(self, logs=None):
         self.near_zero, self.warned = 0, False
         # the share of batches whose labels allow a triplet; triplets that are given always do
-        self.possible = getattr(self.model, "possible", None)
+        self.batches_with_triplet = getattr(self.model, "batches_with_triplet", None)
 
     def on_epoch_begin(self, epoch, logs=None):
         super().on_epoch_begin(epoch)
         self.share = 1
-        if self.possible is not None:
-            self.possible.reset_state()
+        if self.batches_with_triplet is not None:
+            self.batches_with_triplet.reset_state()
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.possible is not None:  # now: validation would count its batches too
-            self.share = self.possible.result()
+        if self.batches_with_triplet is not None:  # now: validation would count its batches too
+            self.share = self.batches_with_triplet.result()
         self._check(logs["loss"], self.model.trainable_weights[-1:])
 
     def _check(self, loss, weights):
@@ -121,15 +111,15 @@ class Guard(StepTracker):
                 "Lower the rate (try a tenth), clip the gradients (clipnorm=1), or look for images "
                 "that are not finite"
             )
-            raise self.numbers_went_wrong(f"{found}. {remedy}")
+            raise self.locate_error(f"{found}. {remedy}")
 
     def on_epoch_end(self, epoch, logs=None):
         self._check(logs["loss"], self.model.trainable_weights)
         if self.share == 0:
             self._warn(
-                f"no triplet in the batches of epoch {epoch + 1}, so nothing is learned: a batch "
-                "takes two classes, one of them with two images. Draw batches with pk_batches, or "
-                "look at the labels"
+                f"no batch of epoch {epoch + 1} held a triplet, so nothing is learned: a batch "
+                "needs at least two classes, one of them with two images. Draw batches with "
+                "pk_batches, or look at the labels"
             )
             return
         small = max(logs["d_ap"], logs["d_an"]) < 0.1 * self.model.margin

@@ -1,4 +1,8 @@
-"""Checkpoints: an interrupted training continues where it stopped."""
+"""Checkpoints: an interrupted training continues where it stopped. Notebook 4 uses them.
+
+Keras's own `BackupAndRestore` is not used: it overwrites its one file in place, it notices a cut
+file but not a changed byte, and it keeps neither the loss curve nor the random state.
+"""
 
 import json
 import os
@@ -6,7 +10,9 @@ import random
 import time
 import zipfile
 import zlib
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,11 +20,12 @@ from workbook.support.atomic_files import atomic_file, remove_leftovers
 from workbook.support.folder_lock import lock_folder, unlock_folder
 from workbook.support.tensorflow_start import keras
 from workbook.support.text import printable
-from workbook.training.mined_model import OPTIONS, build_optimizer
+from workbook.training.batches import IndexBatches
+from workbook.training.mined_model import MinedSiameseModel, build_optimizer
 
 
-def _random_state():
-    """Python's and NumPy's global generators, for JSON: `fit` shuffles batches with Python's."""
+def _get_random_state() -> list:
+    """Return the state of Python's and NumPy's global generators as JSON holds it."""
     kind, numbers, *rest = np.random.get_state()
     return [random.getstate(), [kind, numbers.tolist(), *rest]]
 
@@ -29,46 +36,64 @@ def _set_random_state(state):
     np.random.set_state(tuple(numpy_state))
 
 
-def _nameless(config):
-    """An optimiser's settings without names, its inner one's too: Keras numbers them."""
+def _without_names(config: Any) -> Any:
+    """Return an optimizer's settings without names, because Keras numbers those."""
     if not isinstance(config, dict):
         return config
-    return {key: _nameless(value) for key, value in config.items() if key != "name"}
+    return {key: _without_names(value) for key, value in config.items() if key != "name"}
+
+
+def _describe_loss(model: keras.Model) -> dict:
+    """Return the options of the loss and the miner."""
+    if isinstance(model, MinedSiameseModel):
+        return asdict(model.triplet_loss_function) | {"mining": model.miner.strategy}
+    return {"margin": getattr(model, "margin", None), "mining": None}
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Writes the training's state to `folder` after epochs; an interrupted `fit` goes on.
+    """Writes the state of a training to a folder after epochs, so that it can be continued.
 
         with Checkpoint(folder, batches, settings) as checkpoint:
             done = checkpoint.restore(model)
             model.fit(batches, initial_epoch=done, callbacks=[..., checkpoint])
-            ...  # save what is trained
+            ...  # save what was trained
 
-    Writing takes a twentieth of the time at most, but is not put off for more than five minutes: a
-    kill costs that and the epoch it falls into. Whatever else ends the `with` early (the stop
-    button, an error) costs no whole epoch: what was not written yet is kept in memory, and written
-    then; a KeyboardInterrupt becomes `Interrupted`.
+    Parameters
+    ----------
+    folder : holds `checkpoint.npz` (arrays and JSON, no pickle) and the one before it, which is
+        used if the last one is damaged. Both are removed when the `with` block ends well.
+    batches : the `IndexBatches` that is trained on.
+    settings : what the result depends on, as JSON holds it. A checkpoint of other settings, data
+        or shapes is named and not used.
+    resume : False drops an interrupted training.
 
-    batches: the `IndexBatches` that is trained on. settings: a dict of what the result depends on;
-    a checkpoint of other settings, data or shapes is named and not used. The state is the weights,
-    the optimiser's variables, the seeds inside the model, Python's and NumPy's random state, the
-    epoch, and the history: in one file, `checkpoint.npz` (arrays and JSON, no pickle), and the one
-    before it, which is used if the last is damaged. Both are removed when the `with` ends well, so
-    that the next one trains from the start. `resume=False` drops an interrupted training at once.
+    The state holds the weights, the optimizer's variables, the seeds inside the model, Python's
+    and NumPy's random state, the epoch and the history. It does not cover `tf.random` operations
+    without a Keras seed. Writing takes at most a twentieth of the time, but it happens at least
+    every five minutes; a kill costs that and the epoch it falls into. Any other early end (the
+    stop button, an error) costs no whole epoch, because the state is kept in memory and written
+    at the end of the block; a KeyboardInterrupt becomes `Interrupted`.
 
-    Callbacks that add to the logs belong before it, a plot after it. Not covered: `tf.random` ops
-    without a Keras seed. Explained in notebook 04, "Train, and watch".
+    Callbacks that add to the logs belong before it, a plot after it.
     """
 
-    share, longest = 1 / 20, 300  # of the time, for writing; seconds from one writing to the next
+    SHARE_OF_TIME = 1 / 20  # for writing, at most
+    LONGEST_PAUSE = 300  # seconds between two writings, at most
 
-    def __init__(self, folder, batches, settings, resume=True):
+    def __init__(
+        self, folder: Path | str, batches: IndexBatches, settings: dict, resume: bool = True
+    ):
         super().__init__()
         self.folder, self.batches, self.resume = Path(folder), batches, resume
         self.files = [self.folder / "checkpoint.npz", self.folder / "checkpoint-before.npz"]
         self.settings = settings
-        self.state = None  # epoch and history so far
+        self.state: dict | None = None  # epoch and history so far
         self.within = False
+
+    @property
+    def history(self) -> dict[str, list[float]]:
+        """The history of the epochs that are behind."""
+        return self.state["history"] if self.state else {}
 
     def __enter__(self):
         self.within = True
@@ -86,10 +111,12 @@ class Checkpoint(keras.callbacks.Callback):
         if kind is KeyboardInterrupt:
             raise Interrupted(state["epoch"]) from None
 
-    def restore(self, model):
-        """Lock the folder and load the last good state; returns the number of epochs it has behind.
+    def restore(self, model: keras.Model) -> int:
+        """Lock the folder, load the last good state, and return how many epochs are behind it.
 
-        Raises RuntimeError if another process trains in the folder.
+        Raises
+        ------
+        RuntimeError : if another process trains in the folder.
         """
         lock_folder(self.folder)
         remove_leftovers(self.files[0])
@@ -104,30 +131,29 @@ class Checkpoint(keras.callbacks.Callback):
             try:
                 state, arrays = self._read(path)
             except Exception as error:  # whatever a damaged file raises
-                why = f"is damaged, or cannot be read ({error}): not used"
-                print(printable(f"{path} {why}"), flush=True)
+                print(printable(f"{path} is damaged and not used: {error}"), flush=True)
                 continue
             if differences := self._differences(state["facts"]):
-                print(printable(f"{path} is of another training: not used. {differences}"))
+                print(printable(f"{path} is of another training and not used: {differences}"))
                 continue
             for variable, array in zip(self.variables, arrays):
                 variable.assign(array)
             self.last, self.state = path, state
-            print(f"going on after epoch {state['epoch']}, from {printable(path)}", flush=True)
+            print(f"continuing after epoch {state['epoch']}, from {printable(path)}", flush=True)
             break
         return self.state["epoch"]
 
     def _facts(self, model):
-        """What the result depends on, as JSON holds it; of the images a sample of 16."""
+        """Return what the result depends on, as JSON holds it; 16 images stand for all."""
         images, labels = self.batches.images, self.batches.labels
         sample = np.ascontiguousarray(images[:: max(1, len(images) // 16)])
         facts = self.settings | {
             "images": [*images.shape, zlib.crc32(sample)],
             "labels": zlib.crc32(np.ascontiguousarray(labels)),
-            "batches an epoch": len(self.batches),
+            "batches per epoch": len(self.batches),
             "shapes": [list(v.shape) for v in self.variables],
-            **{name: getattr(model, name, None) for name in ("margin", *OPTIONS)},
-            "optimizer": _nameless(model.optimizer.get_config()),
+            **_describe_loss(model),
+            "optimizer": _without_names(model.optimizer.get_config()),
         }
         return json.loads(json.dumps(facts, default=str))
 
@@ -147,10 +173,12 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _keep(self):
         """Take the state down as it is now, and write it if that is due."""
-        self.state |= {"facts": self.facts, "random": _random_state()}
+        self.state |= {"facts": self.facts, "random": _get_random_state()}
         arrays = {f"v{i}": v.numpy() for i, v in enumerate(self.variables)}
         self.unwritten = {"state": json.dumps(self.state)} | arrays
-        if time.monotonic() - self.written >= min(self.took / self.share, self.longest):
+        if time.monotonic() - self.written >= min(
+            self.took / self.SHARE_OF_TIME, self.LONGEST_PAUSE
+        ):
             self._write()
 
     def _write(self):
@@ -170,7 +198,7 @@ class Checkpoint(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         if not self.within or self.state is None:
             raise RuntimeError(
-                "fit within `with Checkpoint(...) as checkpoint:`, with "
+                "call fit within `with Checkpoint(...) as checkpoint:` and pass it "
                 "initial_epoch=checkpoint.restore(model)"
             )
         past = {name: list(values) for name, values in self.state["history"].items()}
@@ -188,13 +216,12 @@ class Checkpoint(keras.callbacks.Callback):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ends a cell whose training was interrupted, in one line instead of a long traceback.
+    """Ends a cell whose training was interrupted, with one line instead of a long traceback."""
 
-    Raised in place of the KeyboardInterrupt. Explained in notebook 04, "Train, and watch".
-    """
+    def __init__(self, epochs_behind: int):
+        super().__init__(
+            f"interrupted after epoch {epochs_behind}; run this cell again to continue"
+        )
 
-    def __init__(self, epochs_behind):
-        super().__init__(f"interrupted after epoch {epochs_behind}; run this cell again to go on")
-
-    def _render_traceback_(self):  # what IPython shows
+    def _render_traceback_(self) -> list[str]:  # IPython shows this
         return [str(self)]

@@ -1,103 +1,145 @@
-"""Recipes: how an embedding is trained, as specified or tuned.
-
-Explained in notebook 04, "Two recipes".
-"""
+"""Recipes: how an embedding is trained, as specified or tuned. Notebook 4 compares them."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
+from siamese_utils import SiameseModel
 from workbook.models.backbones import build_from_config
+from workbook.support.config import Config
 from workbook.support.tensorflow_start import keras
-from workbook.training.batches import batch_shape
+from workbook.training.batches import largest_batch_shape
+from workbook.training.losses import TripletLoss
+from workbook.training.mined_model import MinedSiameseModel
+from workbook.training.mining import Miner
+
+RULES = ("random", "close-distance", "mined")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a training depends on beside the data and the network.
+    """What a training depends on, apart from the data and the backbone.
 
-    triplets: "mined" in each batch by the strategy `mining`; or explicit ones, "random" or of the
-    "close-distance" rule, chosen anew before each epoch (`mining` is then None).
+    Parameters
+    ----------
+    name : how tables and figures call it.
+    triplets : "random" or "close-distance", explicit triplets that are chosen anew before each
+        epoch; or "mined", chosen within each batch.
+    mining : the strategy of the `Miner`; None for explicit triplets.
+    margin, temperature, active_only : of the loss, see `TripletLoss`; the last two are for mined
+        triplets.
+    normalize : whether embeddings have length 1.
+    optimizer : "Adam" with a constant rate, or "AdamW" with `warm_cosine`.
+    learning_rate, weight_decay : of the optimizer; each step of AdamW takes weight_decay times the
+        rate off every weight.
+    classes, images : at most this many classes, and this many images, in a batch.
+
+    Raises
+    ------
+    ValueError : for a combination of options that has no meaning.
     """
 
     name: str
-    triplets: str
-    mining: str | None
-    margin: float
-    normalize: bool
-    active_only: bool
-    optimizer: str
-    learning_rate: float
-    temperature: float | None = None  # of soft triplets: see `MinedSiameseModel`
-    weight_decay: float = 0  # AdamW: a step takes off this times the learning rate
-    classes: int = 16  # at most, in a batch
-    images: int = 64  # at most, in a batch
+    triplets: str = "mined"
+    mining: str | None = "semi-hard"
+    margin: float = 0.5
+    temperature: float | None = None
+    active_only: bool = False
+    normalize: bool = True
+    optimizer: str = "AdamW"
+    learning_rate: float = 3e-4
+    weight_decay: float = 1e-4
+    classes: int = 16
+    images: int = 64
+
+    def __post_init__(self) -> None:
+        if self.triplets not in RULES:
+            raise ValueError(f"triplets={self.triplets!r} is not one of: {', '.join(RULES)}")
+        if (self.mining is None) != (self.triplets != "mined"):
+            raise ValueError(
+                f"mining={self.mining!r} with triplets={self.triplets!r}: mined triplets need a "
+                "mining strategy, explicit ones must have none"
+            )
+        if self.mining is None and (self.temperature is not None or self.active_only):
+            raise ValueError("temperature and active_only need mined triplets")
+        if self.optimizer not in ("Adam", "AdamW"):
+            raise ValueError(f"optimizer={self.optimizer!r} is not one of: Adam, AdamW")
 
     @property
-    def description(self):
+    def description(self) -> str:
         """What is trained on, for titles: such as "semi-hard triplets, margin 0.5"."""
-        soft = f"soft (T = {self.temperature}) " if self.temperature else ""
-        return f"{soft}{self.mining or self.triplets} triplets, margin {self.margin}"
+        soft = f", soft (T = {self.temperature})" if self.temperature else ""
+        return f"{self.mining or self.triplets} triplets, margin {self.margin}{soft}"
 
-    def batch_shape(self, labels):
-        """(P, K) of a batch: many classes first, then two to four images of each.
+    def batch_shape(self, labels: Any) -> tuple[int, int]:
+        """Return (P, K) of a batch: many classes first, then two to four images of each.
 
-        labels (n,). Raises ValueError if no batch can be drawn: see `mining.batch_shape`.
+        Raises
+        ------
+        ValueError : if no batch can be drawn from labels (n,), see `largest_batch_shape`.
         """
         classes = max(1, min(self.classes, len(np.unique(labels))))
-        return batch_shape(labels, classes, int(np.clip(self.images // classes, 2, 4)))
+        return largest_batch_shape(labels, classes, int(np.clip(self.images // classes, 2, 4)))
 
-    def make_optimizer(self, steps):
-        """Adam at a constant rate, or AdamW whose rate rises, then falls to 0 within `steps`."""
+    def build_embedding(self, config: Config) -> keras.Model:
+        """Build the embedding model of `config`, untrained, with this recipe's kind of length."""
+        return build_from_config(config, normalize=self.normalize)
+
+    def build_model(self, tail: keras.Model) -> SiameseModel:
+        """Build the model that trains this tail (or embedding) by this recipe, not compiled."""
+        if self.mining is None:
+            return SiameseModel(tail, self.margin)
+        loss = TripletLoss(self.margin, self.temperature, self.active_only)
+        return MinedSiameseModel(tail, loss, Miner(self.mining))
+
+    def make_optimizer(self, steps: int) -> keras.optimizers.Optimizer:
+        """Make the optimizer; AdamW's rate rises, then falls to 0 within `steps`."""
         if self.optimizer == "Adam":
             return keras.optimizers.Adam(self.learning_rate)
         schedule = warm_cosine(self.learning_rate, steps)
         return keras.optimizers.AdamW(schedule, weight_decay=self.weight_decay)
 
-    def build(self, config):
-        """The embedding model of `config`, not trained; with this recipe's kind of embedding.
 
-        Its head is the setting HEAD: the specified one by default where the backbone is ResNet50.
-        """
-        return build_from_config(config, normalize=self.normalize)
+def warm_cosine(learning_rate: float, steps: int, warm_up: int = 30) -> Any:
+    """Return a learning rate that rises for `warm_up` steps, then falls to 0 as a half cosine.
+
+    It rises for a quarter of the steps at most (Loshchilov and Hutter 2017, section 3).
+    """
+    rising = min(warm_up, steps // 4)
+    return keras.optimizers.schedules.CosineDecay(
+        0.0, steps - rising, warmup_target=learning_rate, warmup_steps=rising
+    )
 
 
-def specified(triplets="random"):
-    """The system as specified: explicit triplets, no normalisation, margin 0.5, Adam at 1e-4.
+def specified(triplets: str = "random") -> Recipe:
+    """Return the recipe as specified: explicit triplets, margin 0.5, any length, Adam at 1e-4.
 
-    triplets: "random" or "close-distance"; ValueError for another choice.
+    Raises
+    ------
+    ValueError : if triplets is neither "random" nor "close-distance".
     """
     if triplets not in ("random", "close-distance"):
         raise ValueError(f"triplets={triplets!r} is not one of: random, close-distance")
     return Recipe(
-        name=f"as specified, {triplets.removesuffix('-distance')}",
+        name=f"as specified, {triplets}",
         triplets=triplets,
         mining=None,
-        margin=0.5,
         normalize=False,
-        active_only=False,
         optimizer="Adam",
         learning_rate=1e-4,
+        weight_decay=0.0,
     )
 
 
-def tuned(config):
-    """What was found to work better: triplets mined in the batch, embeddings of length 1, AdamW.
+def tuned(config: Config) -> Recipe:
+    """Return what works best: mined triplets, embeddings of length 1, AdamW.
 
-    A random start takes semi-hard triplets. A pretrained one takes hard ones, softened, at twice
-    the margin, in batches of many classes, chosen on `grocery` without its test split: notebook 7.
+    From random weights it mines semi-hard triplets. From pretrained ones it takes hard triplets
+    with the soft loss and twice the margin, in batches of many classes; this was chosen on
+    `grocery` without its test split, see notebook 10.
     """
-    recipe = Recipe(
-        name="tuned",
-        triplets="mined",
-        mining="semi-hard",
-        margin=0.5,
-        normalize=True,
-        active_only=False,
-        optimizer="AdamW",
-        learning_rate=3e-4,
-        weight_decay=1e-4,
-    )
+    recipe = Recipe(name="tuned")
     if config.weights == "none":
         return recipe
     return replace(
@@ -112,17 +154,32 @@ def tuned(config):
     )
 
 
-def recipe_of(config):
-    """The recipe that the setting RECIPE asks for. Explained in notebook 04, "Two recipes"."""
-    return specified() if config.recipe == "specified" else tuned(config)
+def one_change_at_a_time(config: Config) -> list[Recipe]:
+    """Return recipes from the specified one to the tuned one; neighbours differ in one change.
 
-
-def warm_cosine(learning_rate, steps, warm_up=30):
-    """A learning rate that rises linearly for `warm_up` steps, then falls to 0 as a half cosine.
-
-    Rises for a quarter of the `steps` at most. Explained in notebook 04, "Batches and model".
+    The name of each says what changed.
     """
-    rising = min(warm_up, steps // 4)
-    return keras.optimizers.schedules.CosineDecay(
-        0.0, steps - rising, warmup_target=learning_rate, warmup_steps=rising
+    final = tuned(config)
+    recipes = [specified("random"), specified("close-distance")]
+
+    def change(name: str, **fields: Any) -> None:
+        recipes.append(replace(recipes[-1], name=name, **fields))
+
+    change("+ length 1", normalize=True)
+    change("+ mined in the batch", triplets="mined", mining=final.mining)
+    change(
+        "+ AdamW, larger batches",
+        optimizer=final.optimizer,
+        learning_rate=final.learning_rate,
+        weight_decay=final.weight_decay,
+        classes=final.classes,
+        images=final.images,
     )
+    if final.temperature is not None:
+        change("+ soft loss", temperature=final.temperature, margin=final.margin)
+    return recipes
+
+
+def choose_recipe(config: Config) -> Recipe:
+    """Return the recipe that the setting RECIPE asks for."""
+    return specified() if config.recipe == "specified" else tuned(config)
