@@ -22,11 +22,11 @@ SETTINGS = "dataset    toys\nseed       {}\nepochs     3"
 
 
 def training(seed, right, settings=SETTINGS, **more):
-    """(metrics, answers) of a made-up training: `right`, one 0 or 1 a query."""
+    """A made-up training: `right` holds one 0 or 1 per query."""
     trained = {"accuracy": float(np.mean(right)), "accuracy 95%": [0.0, 1.0], "auc": seed / 100}
     metrics = {"untrained": {"auc": 0.5}, "trained": trained | more}
     metrics |= {"settings": settings.format(seed), "seeds": [seed]}
-    return metrics, {"trained/accuracy": np.array(right, float)}
+    return results.Training(metrics, {"trained/accuracy": np.array(right, float)})
 
 
 def test_pooled_are_mean_standard_deviation_and_the_interval_of_each_querys_mean():
@@ -48,7 +48,7 @@ def test_pooled_are_mean_standard_deviation_and_the_interval_of_each_querys_mean
 def test_what_one_seed_did_not_measure_is_named_and_left_out(capsys):
     pooled = results.pool([training(42, [1, 0], eer=0.1), training(43, [1, 0])])
     assert "eer" not in pooled["trained"] and "accuracy" in pooled["trained"]
-    assert capsys.readouterr().out == "trained, eer: not measured with every seed, left out\n"
+    assert capsys.readouterr().out == "trained, eer: not measured with every seed, not pooled\n"
 
 
 def test_trainings_with_other_settings_are_not_pooled():
@@ -93,6 +93,79 @@ def test_another_seed_keeps_the_frozen_trunk_and_starts_the_rest_anew(tmp_path, 
     (trunk, tail), (same_trunk, other_tail), (_, same_tail) = map(weights, (42, 43, 42))
     assert (trunk[0] == same_trunk[0]).all() and trunk[0].std() > 0
     assert (tail[0] == same_tail[0]).all() and (tail[0] != other_tail[0]).any()
+
+
+CLASSES = np.array([3, 3, 3, 9, 9, 9])  # of six queries
+
+
+def test_answers_with_groups_get_an_interval_over_the_classes(tmp_path):
+    right = np.array([1, 1, 1, 0, 0, 0.0])
+    metrics = {"trained": {"recall": 0.5, "unseen": 0.5, "told": 1.0, "told 95%": [0, 1]}}
+    answers = {"trained/recall": right, "trained/unseen": right, "trained/told": right}
+    groups = {"trained/unseen": CLASSES}
+    for seed, seeds in ((43, "1"), (42, "2")):
+        config = config_of(tmp_path, seed, seeds=seeds)
+        kept = results.save_metrics(config, metrics, answers, groups)["trained"]
+        assert tuple(kept["recall 95%"]) == bootstrap_interval(right)
+        assert tuple(kept["unseen 95%"]) == bootstrap_interval(right, CLASSES) == (0, 1)
+    assert metrics["trained"].keys() == {"recall", "unseen", "told", "told 95%"}, "not changed"
+    alone = results.read_training(tmp_path / "toys-quick" / "seed-43")
+    assert alone.metrics["trained"]["told 95%"] == [0, 1], "an interval that is given stays"
+    assert alone.groups.keys() == groups.keys() and alone.answers.keys() == answers.keys()
+    pooled = json.loads((tmp_path / "toys-quick" / "metrics.json").read_text("utf-8"))
+    assert "of unseen over the classes" in results.describe_runs(pooled)
+    assert "of unseen over the classes" in results.describe_runs(alone.metrics)
+
+
+def test_metrics_of_before_are_still_read(tmp_path):
+    """A metrics.json without groups, and answers.npz without them."""
+    metrics = {"trained": {"recall": 0.5, "recall 95%": [0.4, 0.6]}, "settings": "x"}
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics), "utf-8")
+    np.savez(tmp_path / "answers.npz", **{"trained/recall": np.array([0.0, 1])})
+    read = results.read_training(tmp_path)
+    assert read.metrics == metrics and read.groups == {}
+    assert list(results.results_table(read.metrics))[:2] == [
+        "recall",
+        f"  {'trained':26}0.500 [0.400, 0.600]",
+    ]
+
+
+def test_paired_difference_by_hand():
+    found = results.paired_difference([0.9, 0.8, 0.7], [0.5, 0.6, 0.3])
+    assert found.mean == pytest.approx(1 / 3) and found.seeds == 3
+    assert found.sd == pytest.approx(0.1154700538)  # of 0.4, 0.2, 0.4
+    half = 4.30265273 * found.sd / 3**0.5  # Student's t for 2 degrees of freedom, from a table
+    assert (found.low, found.high) == pytest.approx((1 / 3 - half, 1 / 3 + half))
+    assert str(found) == "+0.333 ± 0.115 [+0.047, +0.620] over 3 seeds"
+    assert results.paired_difference([2, 2], [1, 1])[:4] == (1, 0, 1, 1)
+
+
+def test_what_all_seeds_share_does_not_widen_a_paired_difference():
+    seeds = np.array([0.1, 0.5, 0.9])
+    found = results.paired_difference(np.array([0.01, 0.02, 0.03]) + seeds, seeds)
+    assert found.low == pytest.approx(0.02 - 4.30265273 * 0.01 / 3**0.5)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "says"),
+    [
+        ([1, 2], [1], "2 and 1 seeds"),
+        ([1], [1], "1 and 1 seeds"),
+        ([[1, 2]], [[1, 2]], "2 and 2 seeds"),
+        ([1, np.nan], [1, 2], "NaN"),
+    ],
+)
+def test_seeds_that_cannot_be_compared_are_named(a, b, says):
+    with pytest.raises(ValueError, match=says):
+        results.paired_difference(a, b)
+
+
+def test_values_by_seed_of_one_training_and_of_several():
+    one, two = training(42, [1, 0]), training(44, [1, 1])
+    assert results.values_by_seed(one.metrics, "trained", "accuracy") == [0.5]
+    pooled = results.pool([one, two])
+    assert results.values_by_seed(pooled, "trained", "accuracy") == [0.5, 1]
+    assert results.values_by_seed(pooled, "trained", "auc") == [0.42, 0.44]
 
 
 def test_one_seed_is_said_to_be_one(tmp_path):

@@ -8,6 +8,7 @@ from workbook.evaluation.retrieval import (
     nearest_neighbors,
     raw_pixels,
     retrieval_metrics,
+    split_neighbors,
     split_recall,
 )
 
@@ -82,6 +83,60 @@ def test_split_recall_uses_training_images_or_leaves_one_out():
     assert split_recall(x, dataset, "test") == 0.5
     assert split_recall(x, dataset, "unseen") == 1.0
     assert np.isnan(split_recall(x, dataset, "validation"))
+
+
+def dataset_of(labels, splits):
+    names = [str(i) for i in range(max(labels, default=0) + 1)]
+    return ImageDataset("d", None, np.array(labels), names, [], np.array(splits, str))
+
+
+@pytest.mark.parametrize(
+    ("labels", "splits", "x", "asked", "recall"),
+    [
+        # two classes of two images: each image is asked for its one companion
+        ([0, 0, 1, 1], ["train"] * 4, [0, 1, 5, 6], [0, 1, 2, 3], 1),
+        ([0, 0, 1, 1], ["train"] * 4, [0, 5, 1, 6], [0, 1, 2, 3], 0),
+        # image 2 has no companion: it is no question, but it may be the (wrong) answer
+        ([0, 0, 1], ["train"] * 3, [0, 2, 3], [0, 1], 0.5),
+        # nothing can be asked: one image per class
+        ([0, 1, 2], ["train"] * 3, [0, 1, 2], [], np.nan),
+        ([], [], [], [], np.nan),
+    ],
+)
+def test_without_a_test_split_the_training_images_are_asked(labels, splits, x, asked, recall):
+    dataset, x = dataset_of(labels, splits), np.reshape(x, (-1, 1)).astype(np.float32)
+    queries, neighbors = split_neighbors(x, dataset, "test")
+    assert queries.tolist() == asked and not np.isin(queries, neighbors)[queries == neighbors].any()
+    assert split_recall(x, dataset, "test") == pytest.approx(recall, nan_ok=True)
+    assert np.isnan(split_recall(x, dataset, "validation")), "no image is left for it"
+
+
+def test_a_training_image_is_not_found_by_itself():
+    dataset, x = dataset_of([0, 0, 1, 1], ["train"] * 4), np.array([[0], [5], [1], [6]], np.float32)
+    assert split_recall(x, dataset, "train") == 0
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5, 20])
+@pytest.mark.parametrize("images", [2, 3, 5, 15])
+@pytest.mark.parametrize("held", [0, 1, 2])
+def test_every_split_of_a_small_folder_has_a_recall_or_nan(classes, images, held):
+    """Separated classes are found wherever an image has somebody of its class to find."""
+    labels = np.repeat(np.arange(classes), images)
+    for test in (0, 1):
+        splits = np.where(np.tile(np.arange(images), classes) < test, "test", "train").astype("U9")
+        splits[labels < held] = "unseen"
+        x = 10.0 * labels[:, None] + np.random.default_rng(0).random((len(labels), 2))
+        found = {s: split_recall(x, dataset_of(labels, splits), s) for s in ("test", "unseen")}
+        companions = images > 1 if test == 0 else images - test > 0
+        assert found["test"] == pytest.approx(1 if classes > held and companions else np.nan,
+                                              nan_ok=True)  # fmt: skip
+        assert found["unseen"] == pytest.approx(1 if held else np.nan, nan_ok=True)
+
+
+def test_one_held_out_image_cannot_be_asked():
+    dataset = dataset_of([0, 0, 0, 1], ["train", "train", "test", "unseen"])
+    x = np.arange(4, dtype=np.float32)[:, None]
+    assert np.isnan(split_recall(x, dataset, "unseen")) and split_recall(x, dataset, "test") == 1
 
 
 def test_raw_pixels_are_means_of_blocks_and_what_is_left_over_is_cut():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from workbook.evaluation import retrieval
 from workbook.evaluation.retrieval import bootstrap_interval, retrieval_metrics
 from workbook.evaluation.verification import pair_distances, verification
 
@@ -13,7 +14,7 @@ def test_bootstrap_interval_is_seeded_and_near_the_normal_one():
     half = 1.96 * values.std(ddof=1) / 20
     assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=2e-3)
     assert bootstrap_interval(values, seed=1) == (low, high)
-    assert bootstrap_interval(np.ones(5000)) == (1, 1)
+    assert bootstrap_interval(np.ones(900)) == (1, 1)
 
 
 def test_bootstrap_interval_takes_per_query_measures():
@@ -21,9 +22,48 @@ def test_bootstrap_interval_takes_per_query_measures():
     values = retrieval_metrics(x, labels, per_query=True)["map@r"]
     low, high = bootstrap_interval(values)
     assert 0 <= low < values.mean() < high <= 1
-    for bad in ([0.5], [0.5, np.nan], [[0.5, 1.0]]):
-        with pytest.raises(ValueError, match="two or more finite"):
-            bootstrap_interval(bad)
+
+
+@pytest.mark.parametrize("with_groups", [False, True])
+def test_bootstrap_interval_equals_a_plain_loop(monkeypatch, with_groups):
+    monkeypatch.setattr(retrieval, "RESAMPLES", 300)
+    rng = np.random.default_rng(3)
+    groups = rng.integers(10, 17, 50) if with_groups else np.arange(50)
+    values = rng.random(50) + 0.1 * groups
+    rows = [values[groups == group] for group in np.unique(groups)]
+    draws, means = np.random.default_rng(5), []
+    for _ in range(300):  # each time as many whole groups as there are, with replacement
+        drawn = [rows[i] for i in draws.integers(len(rows), size=len(rows))]
+        means.append(np.mean(np.concatenate(drawn)))
+    expected = np.percentile(means, [2.5, 97.5])
+    found = bootstrap_interval(values, groups if with_groups else None, seed=5)
+    assert found == pytest.approx(tuple(expected))
+
+
+def test_queries_of_one_class_that_agree_widen_the_interval():
+    """Ten classes of 30 queries each, either all right or all wrong: ten observations, not 300."""
+    values, groups = np.repeat([0.0, 1] * 5, 30), np.repeat(np.arange(10), 30)
+    low, high = bootstrap_interval(values)
+    wide = bootstrap_interval(values, groups)
+    assert high - low == pytest.approx(2 * 1.96 * 0.5 / 300**0.5, rel=0.1)
+    assert wide == pytest.approx((0.2, 0.8), abs=0.01)  # binomial: 2 to 8 of 10 in 95 %
+    assert wide == bootstrap_interval(values, [f"class {group}" for group in groups])
+
+
+@pytest.mark.parametrize(
+    ("values", "groups", "says"),
+    [
+        ([0.5], None, "at least two finite"),
+        ([0.5, np.nan], None, "at least two finite"),
+        ([[0.5, 1.0]], None, "at least two finite"),
+        ([0.5, 1.0], [1, 1], "all values are of the group 1: two groups"),
+        ([0.5, 1.0], [1, 2, 3], r"\(2,\)"),
+        ([0.5, 1.0], [1, np.nan], "labels"),
+    ],
+)
+def test_bootstrap_interval_names_what_it_needs(values, groups, says):
+    with pytest.raises(ValueError, match=says):
+        bootstrap_interval(values, groups)
 
 
 def test_pairs_are_of_the_kind_they_say():
@@ -126,3 +166,26 @@ def test_pairs_take_one_label_an_embedding():
     for bad in (np.eye(3)[labels], labels[:6], np.tile(labels, 2)):
         with pytest.raises(ValueError, match=r"labels of shape .*\(12,\)"):
             pair_distances(x, bad)
+
+
+@pytest.mark.parametrize("labels", [[0, 0, np.nan], ["a", "a", np.nan], [0, 0, None]])
+def test_a_missing_label_is_refused(labels):
+    """NaN is unequal to itself and would be a class, "nan" as a word."""
+    x = np.eye(3)
+    calls = [
+        lambda: pair_distances(x, labels, 5),
+        lambda: retrieval_metrics(x, labels),
+        lambda: retrieval_metrics(x, [0, 0, 1], x, labels),
+        lambda: bootstrap_interval([0, 1, 1], labels),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="label"):
+            call()
+
+
+def test_embeddings_and_distances_with_nan_are_refused():
+    x = np.array([[0, 1], [1, np.nan], [2, 2.0]])
+    with pytest.raises(ValueError, match="an embedding holds NaN"):
+        pair_distances(x, [0, 0, 1])
+    with pytest.raises(ValueError, match="test: a distance is NaN"):
+        verification(([1, 2], [True, False]), ([1, np.nan], [True, False]))

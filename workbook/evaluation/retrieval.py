@@ -1,103 +1,177 @@
-"""Retrieval and verification: what an embedding is worth, as numbers.
+"""Retrieval: is the closest image of the right class? Notebook 05 explains the measures."""
 
-Explained in notebook 05.
-"""
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
-from scipy.stats import bootstrap
+from numpy.typing import ArrayLike
 from sklearn.metrics import pairwise_distances
 from sklearn.neighbors import NearestNeighbors
 
-from siamese_utils import checked_labels
+from siamese_utils import check_labels
+
+RESAMPLES = 9_999
 
 
-def _neighbors(query, gallery, k, own=None):
-    """`nearest_neighbors`, where `own` (n,) is each query's own place in the gallery, or None."""
-    spare = own is not None
-    if not 1 <= k <= len(gallery) - spare:
-        raise ValueError(f"k={k}: a query has {len(gallery) - spare} candidates in the gallery")
-    asked = min(k + 1 + spare, len(gallery))
+class SplitDataset(Protocol):
+    """What the functions on splits need of a dataset; `ImageDataset` has it."""
 
-    def ordered(distances, indices, own):
-        if spare:
+    labels: np.ndarray
+
+    def where(self, *splits: str) -> np.ndarray:
+        """Return the indices of the images in any of `splits`."""
+
+    @property
+    def gallery(self) -> np.ndarray:
+        """Indices of every image that a test image is compared with."""
+
+
+def _search(
+    query: np.ndarray, gallery: np.ndarray, k: int, own: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Answer as `nearest_neighbors` does; `own` (n,) is each query's own row of the gallery."""
+    candidates = len(gallery) - (own is not None)
+    if not 1 <= k <= candidates:
+        raise ValueError(f"k={k}: a query has {candidates} candidates in the gallery")
+    asked = min(k + 1 + (own is not None), len(gallery))  # one more shows a tie at the k-th place
+
+    def order(
+        distances: np.ndarray, indices: np.ndarray, own: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Sort each row by squared float32 distance, then by index; the query itself comes last."""
+        if own is not None:
             distances[indices == own[:, None]] = np.inf
         distances = np.square(distances, dtype=np.float32)
-        order = np.lexsort((indices, distances))
-        return np.take_along_axis(distances, order, 1), np.take_along_axis(indices, order, 1)
+        places = np.lexsort((indices, distances))
+        return np.take_along_axis(distances, places, 1), np.take_along_axis(indices, places, 1)
 
     search = NearestNeighbors(n_neighbors=asked, algorithm="brute").fit(gallery)
-    distances, indices = ordered(*search.kneighbors(query), own)
-    if asked < len(gallery):  # equals across the k-th place: which of them came is chance
+    distances, indices = search.kneighbors(query)
+    distances, indices = order(distances, indices, own)
+    if asked < len(gallery):  # of several at the k-th distance, the search returned any
         for row in np.flatnonzero(distances[:, k - 1] == distances[:, k]):
-            mine = slice(row, row + 1)
-            every = pairwise_distances(query[mine], gallery), np.arange(len(gallery))[None]
-            exact = ordered(*every, own[mine] if spare else None)
+            one = slice(row, row + 1)
+            to_all = pairwise_distances(query[one], gallery)
+            exact = order(to_all, np.arange(len(gallery))[None], None if own is None else own[one])
             distances[row], indices[row] = (array[0, :asked] for array in exact)
     return distances[:, :k], indices[:, :k]
 
 
-def nearest_neighbors(query, gallery=None, k=1):
-    """The k closest gallery rows of every query row: (distances, indices), each (n, k).
+def nearest_neighbors(
+    query: np.ndarray, gallery: np.ndarray | None = None, k: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the k closest gallery rows of every query row.
 
-    query (n, dim), gallery (m, dim); `gallery=None` means leave-one-out: the query itself is
-    excluded by its index, not by its distance, so that an exact duplicate counts. Squared Euclidean
-    float32 distances, ascending, ties to the lowest index. scikit-learn searches in blocks: no
-    n x m matrix is held. Raises ValueError if k is above the number of candidates.
-    Explained in notebook 05, "The closest training image".
+    Parameters
+    ----------
+    query : (n, dim) numbers.
+    gallery : (m, dim) numbers. None means leave-one-out: the queries are the gallery, and each
+        query itself is excluded by its index (not by its distance, so an exact duplicate counts).
+    k : how many rows to find, at least 1.
+
+    Returns
+    -------
+    distances : (n, k) float32, squared Euclidean, ascending.
+    indices : (n, k) int64 rows of the gallery. Of equal distances the lowest index comes first.
+
+    Raises
+    ------
+    ValueError : if `k` is above the number of candidates.
+
+    Notes
+    -----
+    scikit-learn searches in blocks, so no n x m matrix is held in memory.
     """
     if gallery is None:
-        return _neighbors(query, query, k, own=np.arange(len(query)))
-    return _neighbors(query, gallery, k)
+        return _search(query, query, k, own=np.arange(len(query)))
+    return _search(query, gallery, k)
 
 
 def retrieval_metrics(
-    query, query_labels, gallery=None, gallery_labels=None, ks=(1, 2, 4, 8), per_query=False
-):
-    """recall@k, precision@1, R-precision and MAP@R, each 0..1, as a dict of floats.
+    query: ArrayLike,
+    query_labels: ArrayLike,
+    gallery: ArrayLike | None = None,
+    gallery_labels: ArrayLike | None = None,
+    ks: Sequence[int] = (1, 2, 4, 8),
+    per_query: bool = False,
+) -> dict[str, Any]:
+    """Measure how well images of the query's class are found: recall@k, precision@1, MAP@R.
 
-    With R the number of gallery images of the query's class (itself excluded): recall@k is the
-    share of queries with one of them among the k closest; R-precision the share of them among the R
-    closest; MAP@R the mean over i = 1..R of precision@i where the i-th is of the class, else 0
-    (Musgrave et al. 2020, section 3.2). `gallery=None` means leave-one-out. Queries with R = 0
-    cannot be answered and are left out; ValueError if none is left, and for labels that are not one
-    a row, (n,) (see `checked_labels`). `per_query=True` gives arrays, one value an answered query.
-    Explained in notebook 05, "Measures".
+    Let R be the number of gallery images of the query's class, without the query itself. Then
+    recall@k is the share of queries with at least one of them among the k closest, R-precision the
+    share of them among the R closest, and MAP@R the mean over i = 1..R of the precision among the
+    i closest where the i-th is of the class, else 0. A query with R = 0 cannot be answered and does
+    not count.
+
+    Parameters
+    ----------
+    query, gallery : (n, dim) and (m, dim) embeddings. Without a gallery: leave-one-out.
+    query_labels, gallery_labels : (n,) and (m,) whole numbers or words, as in `check_labels`.
+    ks : the k of recall@k.
+    per_query : give one value per answered query instead of the means.
+
+    Returns
+    -------
+    dict with the keys "recall@<k>", "precision@1", "r_precision" and "map@r". The values are floats
+    0..1 or, with `per_query`, arrays (number of answered queries,) of float64.
+
+    Raises
+    ------
+    ValueError : if no query can be answered, or for labels that are not one per row.
+
+    References
+    ----------
+    Musgrave, Belongie and Lim 2020, "A metric learning reality check", section 3.2.
     """
-    query, alone = np.asarray(query, np.float32), gallery is None
-    query_labels = others = checked_labels(query_labels, len(query))
-    gallery = query if alone else np.asarray(gallery, np.float32)
-    if not alone:
-        others = checked_labels(gallery_labels, len(gallery))
-    if others.dtype.kind != query_labels.dtype.kind:
-        raise ValueError(f"query labels {query_labels[:1]}, gallery labels {others[:1]}: one kind")
-    values, counts = np.unique(others, return_counts=True)
-    place = np.searchsorted(values, query_labels).clip(max=len(values) - 1)
-    relevant = np.where(values[place] == query_labels, counts[place] - alone, 0)
+    query = np.asarray(query, np.float32)
+    labels = check_labels(query_labels, len(query))
+    own = np.arange(len(query)) if gallery is None else None
+    entries = query if gallery is None else np.asarray(gallery, np.float32)
+    entry_labels = labels if gallery is None else check_labels(gallery_labels, len(entries))
+    if entry_labels.dtype.kind != labels.dtype.kind:
+        raise ValueError(
+            f"query labels such as {labels[:1]} and gallery labels such as {entry_labels[:1]}: "
+            "both must be numbers, or both words"
+        )
+    relevant = _count_companions(labels, entry_labels, excluded=own is not None)
     asked = np.flatnonzero(relevant)
     if not len(asked):
         raise ValueError("no query has another image of its class to find")
-    k = min(max(*ks, relevant.max()), len(others) - alone)
-    rank, found = np.arange(1, k + 1), []
+    k = min(max(*ks, relevant.max()), len(entries) - (own is not None))
+    rank, parts = np.arange(1, k + 1), []
     for part in np.array_split(asked, -(-len(asked) * k // 2**22)):  # bounds the memory at large R
-        _, indices = _neighbors(query[part], gallery, k, part if alone else None)
-        hits = others[indices] == query_labels[part, None]
+        _, indices = _search(query[part], entries, k, None if own is None else part)
+        hits = entry_labels[indices] == labels[part, None]
         within = hits & (rank <= relevant[part, None])
         precision = hits.cumsum(1) / rank
         row = {f"recall@{k}": hits[:, :k].any(1) for k in ks}
         row["precision@1"] = hits[:, 0]
         row["r_precision"] = within.sum(1) / relevant[part]
         row["map@r"] = (precision * within).sum(1) / relevant[part]
-        found.append(row)
-    result = {name: np.concatenate([row[name] for row in found]).astype(float) for name in found[0]}
-    return result if per_query else {name: float(v.mean()) for name, v in result.items()}
+        parts.append(row)
+    values = {name: np.concatenate([row[name] for row in parts]).astype(float) for name in parts[0]}
+    return values if per_query else {name: float(each.mean()) for name, each in values.items()}
 
 
-def raw_pixels(images, side=16):
-    """The embedding to beat: images shrunk to side x side by block means, as one row of numbers.
+def _count_companions(labels: np.ndarray, others: np.ndarray, excluded: bool) -> np.ndarray:
+    """Count, for each label, the equal ones among `others`, without itself if `excluded`."""
+    values, counts = np.unique(others, return_counts=True)
+    places = np.searchsorted(values, labels).clip(max=len(values) - 1)
+    return np.where(values[places] == labels, counts[places] - excluded, 0)
 
-    images (n, size, size, 3), also a memmap: a block of rows is read at a time -> (n, side * side *
-    3) float32, 0..255. Pixels past the last whole block are left out. Raises ValueError for a side
-    above the size. Explained in notebook 01, "The baseline to beat: raw pixels".
+
+def raw_pixels(images: np.ndarray, side: int = 16) -> np.ndarray:
+    """Shrink images to side x side by the means of blocks: the embedding that has to be beaten.
+
+    Parameters
+    ----------
+    images : (n, size, size, 3), 0..255; a memmap is read a block of rows at a time.
+    side : pixels per row and column of the small image, at most `size`. Pixels past the last whole
+        block are not used.
+
+    Returns
+    -------
+    (n, side * side * 3) float32, 0..255.
     """
     step = images.shape[1] // side
     if not step:
@@ -110,43 +184,109 @@ def raw_pixels(images, side=16):
     return rows
 
 
-def split_recall(embeddings, dataset, split):
-    """recall@1 of one split of `dataset`, from the embeddings (n, dim) of all its images.
+def is_leave_one_out(dataset: SplitDataset) -> bool:
+    """Tell whether the dataset is too small for test images, so that training images are asked."""
+    return getattr(dataset, "uses_leave_one_out", not len(dataset.where("test")))
 
-    Classes that training sees: the closest *training* image must be of the class. Classes held out
-    whole: the closest *other* image of the split must be (leave-one-out). nan for an empty split.
-    Explained in notebook 05, "The closest training image" and "Classes never seen".
+
+def split_neighbors(
+    embeddings: np.ndarray, dataset: SplitDataset, split: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the closest allowed image of each image of one split.
+
+    Which images may answer depends on the split. For classes that training sees, they are the
+    training images (for "test": the dataset's whole gallery). For classes that were held out, they
+    are the other images of the split (leave-one-out). If the dataset is too small for a test
+    split, the question of "test" is put to the gallery itself, by leave-one-out as well.
+
+    Parameters
+    ----------
+    embeddings : (n, dim), one per image of the dataset.
+    dataset : for example an `ImageDataset`, with labels (n,).
+    split : "train", "validation", "test", "unseen" or "reference".
+
+    Returns
+    -------
+    queries : (q,) the images that were asked, as rows of the dataset. Under leave-one-out these are
+        only images that have a companion of their class; q may be 0.
+    neighbors : (q,) the closest allowed image of each, as rows of the dataset.
     """
-    rows, train = dataset.where(split), dataset.where("train")
-    if split == "test":
-        train = dataset.gallery
-    if not len(rows):
+    labels = check_labels(dataset.labels, len(embeddings))
+    queries = dataset.where(split)
+    gallery = dataset.gallery if split == "test" else dataset.where("train")
+    if split == "test" and not len(queries) and is_leave_one_out(dataset):
+        queries = gallery
+    is_seen = np.isin(labels[queries], labels[gallery]).any()
+    if is_seen and not np.isin(queries, gallery).any():
+        _, nearest = nearest_neighbors(embeddings[queries], embeddings[gallery])
+        return queries, gallery[nearest[:, 0]]
+    with_companion = _count_companions(labels[queries], labels[queries], True) > 0
+    if not with_companion.any():
+        return queries[:0], queries[:0]
+    _, nearest = nearest_neighbors(embeddings[queries])
+    return queries[with_companion], queries[nearest[with_companion, 0]]
+
+
+def split_recall(embeddings: np.ndarray, dataset: SplitDataset, split: str) -> float:
+    """Measure recall@1 of one split, 0..1; nan if none of its images can be asked.
+
+    `split_neighbors` says which images may answer, and has the parameters.
+    """
+    queries, neighbors = split_neighbors(embeddings, dataset, split)
+    if not len(queries):
         return float("nan")
-    checked_labels(dataset.labels, len(embeddings))  # one embedding an image
-    query, labels = embeddings[rows], dataset.labels[rows]
-    if not np.isin(labels, dataset.labels[train]).any():
-        return retrieval_metrics(query, labels, ks=(1,))["recall@1"]
-    _, indices = nearest_neighbors(query, embeddings[train])
-    return float((dataset.labels[train][indices[:, 0]] == labels).mean())
+    return float((dataset.labels[queries] == dataset.labels[neighbors]).mean())
 
 
-def bootstrap_interval(values, seed=42):
-    """95 % interval (low, high) of the mean of `values` (n,), one value a query, as two floats.
+def bootstrap_interval(
+    values: ArrayLike, groups: ArrayLike | None = None, seed: int = 42
+) -> tuple[float, float]:
+    """Compute a 95 % interval of the mean of `values` by the percentile bootstrap.
 
-    Percentile bootstrap, 9,999 resamples (Efron and Tibshirani 1993, section 13.3), for example of
-    `retrieval_metrics(..., per_query=True)["map@r"]`. It covers the choice of the queries, *not*
-    the seed of the training: for that, train again. Raises ValueError unless there are two finite
-    values. Explained in notebook 05, "Measures".
+    The interval covers the choice of the queries or groups, not the seed of the training: for
+    that, train several times (see `results.paired_difference`).
+
+    Parameters
+    ----------
+    values : (n,) finite numbers, one per query, for example of
+        `retrieval_metrics(..., per_query=True)["map@r"]`.
+    groups : (n,) whole numbers or words, the group of each query. Whole groups are then resampled,
+        each with all of its values (cluster bootstrap). Use classes as groups for a claim about new
+        classes, and visits where photographs come in visits: values of one group are alike, so
+        resampling single queries would make the interval too narrow.
+    seed : of the 9,999 resamples.
+
+    Returns
+    -------
+    (low, high), two floats.
+
+    Raises
+    ------
+    ValueError : unless there are at least two finite values and, with groups, two groups.
+
+    References
+    ----------
+    Efron and Tibshirani 1993, "An introduction to the bootstrap", section 13.3 (percentiles). Field
+    and Welsh 2007, "Bootstrapping clustered data", section 3 (cluster bootstrap); also Davison and
+    Hinkley 1997, "Bootstrap methods and their application", section 3.8.
     """
     values = np.asarray(values, float)
     if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
         raise ValueError(
-            f"values of shape {values.shape}: an interval takes two or more finite numbers in one "
+            f"values of shape {values.shape}: an interval needs at least two finite numbers in one "
             "row, such as one measure of retrieval_metrics(..., per_query=True)"
         )
-    at_once = max(1, 2**20 // len(values))  # bounds the memory
-    interval = bootstrap(
-        (values,), np.mean, batch=at_once, method="percentile",
-        random_state=np.random.default_rng(seed),
-    ).confidence_interval  # fmt: skip
-    return float(interval.low), float(interval.high)
+    group = np.arange(len(values))
+    if groups is not None:
+        names, group = np.unique(check_labels(groups, len(values)), return_inverse=True)
+        if len(names) < 2:
+            raise ValueError(f"all values are of the group {names[0]}: two groups are needed")
+    sums, sizes = np.bincount(group, values), np.bincount(group)
+    rng, means = np.random.default_rng(seed), np.empty(RESAMPLES)
+    at_once = max(1, 2**20 // len(sums))  # bounds the memory
+    for first in range(0, RESAMPLES, at_once):
+        part = means[first : first + at_once]
+        drawn = rng.integers(len(sums), size=(len(part), len(sums)))
+        part[:] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
