@@ -12,9 +12,9 @@ import socket
 import sys
 import threading
 
+import local_server as line
 import numpy as np
 import pytest
-import test_downloads as line
 
 import siamese_utils as su
 from workbook import ROOT
@@ -321,7 +321,7 @@ def test_downloaded_once(fetch, published):
 
 NETWORK = {
     "404": (lambda body: line.page(404), "404"),
-    "cut": (line.half, "incomplete"),
+    "cut": (line.half, "IncompleteRead"),
     "stalled": (lambda body: line.stall, "timed out"),
     "changed": (lambda body: line.whole(body[:-1] + b"x"), "corrupted|does not match"),
 }

@@ -12,7 +12,7 @@ import siamese_utils as su
 from workbook.models.devices import synchronize_batch_norm
 from workbook.models.efficientnet_lite import efficientnet_lite0
 from workbook.models.saved_models import load_model
-from workbook.support.network import time_limit
+from workbook.support.network import limit_keras_downloads
 from workbook.support.tensorflow_start import keras, tf
 
 # How the names of a family begin: its module in keras.applications, and the first layer of its last
@@ -94,7 +94,7 @@ def _from_keras(name, weights, input_shape):
     """A model of `keras.applications` with its preprocessing inside, and where to train it from."""
     module, train_from = next(about for start, about in FAMILIES.items() if name.startswith(start))
     try:
-        with time_limit(), warnings.catch_warnings():
+        with limit_keras_downloads(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`input_shape` is undefined")  # as it shall be
             if name == "ResNet50":
                 return su.resnet50(input_shape, weights), train_from
