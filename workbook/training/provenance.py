@@ -5,6 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from workbook.data.images import ImageDataset
 from workbook.support.atomic_files import atomic_file
 from workbook.support.config import Config
@@ -52,3 +54,24 @@ def check_origin(path: Path, config: Config, data: ImageDataset) -> None:
 
 def _origin_path(path: Path) -> Path:
     return Path(f"{path}.origin.json")
+
+
+def save_embeddings(
+    path: Path, config: Config, data: ImageDataset, embeddings: dict[str, np.ndarray]
+) -> None:
+    """Write embeddings of the dataset, name -> (n, dim) float32, with a note of their origin."""
+    with atomic_file(Path(path)) as part:
+        np.savez(part, **embeddings)
+    write_origin(Path(path), config, data)
+
+
+def load_embeddings(path: Path, config: Config, data: ImageDataset) -> dict[str, np.ndarray]:
+    """Read what `save_embeddings` wrote: name -> (n, dim) float32.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError : see `check_origin`.
+    """
+    check_origin(path, config, data)
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
