@@ -2,37 +2,43 @@
 # the first that runs (a name may be a shim of a version manager without that version); tried once
 PYTHON ?= $(eval PYTHON := $(shell for p in python3.13 python3.12 python3.11 python3.14 python3; do $$p -c "" 2>/dev/null && echo $$p && break; done))$(PYTHON)
 BIN := .venv/bin
-SETTINGS := PRESET DATASET LAYOUT WEIGHTS BACKBONE HEAD RUNS DATA_HOME SIZE EPOCHS RECIPE TRAIN_FROM VIEWS SEED SEEDS DATA_SEED DEVICES PRECISION XLA BENCHMARK SEARCH
 # as one word for the shell, whatever is in it
 quoted = '$(subst ','\'',$(1))'
-# what was typed behind `make run`, as NAME=value words for `python -m workbook run`
-TYPED = $(foreach v,$(SETTINGS),$(if $(filter command,$(firstword $(origin $(v)))),$(call quoted,$(v)=$($(v)))))
+# every NAME=value typed on this command line; `python -m workbook run` refuses unknown names
+OWN := NOTEBOOKS PYTHON FRESH OPTIONS BIN
+NAMES = $(sort $(foreach v,$(filter-out $(OWN) -% .% MAKE%,$(.VARIABLES)),$(if $(filter command,$(firstword $(origin $(v)))),$(v))))
+TYPED = $(foreach v,$(NAMES),$(call quoted,$(v)=$($(v))))
 
-.PHONY: run test check lab publish learner
+.PHONY: run test check lab publish learner no-settings
 
 run: .venv/ready
 	@$(BIN)/python -m workbook run $(TYPED) $(NOTEBOOKS)
 
-test: .venv/ready
+test: no-settings .venv/ready
 	@$(BIN)/python -m pytest
 
-# what a change needs before it is committed: under a minute
-QUICK := house config figures metrics_reference model retrieval triplets verification commands
-check: .venv/ready
+# what a change needs before it is committed: linter, types, direction of imports, quick tests
+check: no-settings .venv/ready
 	@$(BIN)/python -m ruff check .
-	@$(BIN)/python -m pytest -p no:nbval -o addopts=-q $(wildcard $(QUICK:%=tests/test_%.py))
+	@$(BIN)/python -m mypy
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python -m pytest -p no:nbval -o addopts=-q $(QUICK)
 
 # copies in lab/ to type in, made where they are missing; FRESH=1: new ones, the old are kept
-lab: .venv/ready
+lab: no-settings .venv/ready
 	@$(BIN)/python -m workbook lab $(if $(FRESH),--fresh) -- $(OPTIONS)
 
 # copies of the notebooks without solutions and outputs, in learner/
-learner: .venv/ready
+learner: no-settings .venv/ready
 	@$(BIN)/python -m workbook learner
 
 # a run, then its executed notebooks and figures become the committed ones
 publish: .venv/ready
 	@$(BIN)/python -m workbook run --publish $(TYPED) $(NOTEBOOKS)
+
+# these targets would ignore settings, so they refuse them
+no-settings:
+	$(if $(NAMES),$(error make $(MAKECMDGOALS) takes no settings, but was given $(NAMES): set variables, such as SIAMESE_$(firstword $(NAMES)), before the command))@:
 
 .venv/ready: requirements.txt
 	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

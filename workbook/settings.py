@@ -85,7 +85,7 @@ KNOWN_BACKBONES: dict[tuple[str, str], dict[str, Any]] = {
 # ------------------------------------------------------------------------------ reading settings
 
 
-def read_config(environment: Mapping[str, str] | None = None, **overrides: Any) -> Config:
+def read_config(environment: Mapping[str, str] | None = None, /, **overrides: Any) -> Config:
     """Read the settings from `SIAMESE_*` variables and keyword arguments.
 
     Parameters

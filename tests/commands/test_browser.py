@@ -25,6 +25,7 @@ from PIL import Image
 from workbook import ROOT
 from workbook.commands import lab as launch
 from workbook.commands import run
+from workbook.commands.notebook_files import list_notebooks
 from workbook.data import toys
 from workbook.display import embedding_page
 
@@ -296,7 +297,6 @@ def is_shown_and_not_carried_out(browser):
     assert browser.run(made) == 0, "neither a picture nor a formula"
 
 
-@pytest.mark.hostile(2)
 def test_the_name_of_a_file_runs_nothing_in_lab(browser, lab, workbook):
     audit_of_hostile_names(workbook / "lab/hostile.ipynb")
     open_notebook(browser, lab, "hostile.ipynb")
@@ -305,7 +305,6 @@ def test_the_name_of_a_file_runs_nothing_in_lab(browser, lab, workbook):
     is_shown_and_not_carried_out(browser)
 
 
-@pytest.mark.hostile(2)
 def test_the_name_of_a_file_runs_nothing_in_the_html_copy(browser, workbook):
     audit_of_hostile_names(workbook / "lab/for_html.ipynb")
     assert run.execute(workbook / "lab/for_html.ipynb", workbook / "copy.ipynb") is None
@@ -336,7 +335,7 @@ MEASURE = """(async () => {
 FOLLOW = "Promise.all({}.map(async link => [link, (await fetch(link)).status]))"
 
 
-@pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "notebooks").glob("[0-9]*.ipynb")))
+@pytest.mark.parametrize("name", [p.name for p in list_notebooks()])
 def test_a_notebook_fits_its_column_its_links_lead_somewhere_its_answers_are_collapsed(
     browser, lab, workbook, name
 ):
@@ -371,21 +370,21 @@ def test_a_notebook_fits_its_column_its_links_lead_somewhere_its_answers_are_col
 
 
 def test_copies_are_made_where_they_are_missing_and_never_overwritten(tmp_path, capsys):
-    folder, names = tmp_path / "lab", [p.name for p in sorted(ROOT.glob("notebooks/[0-9]*.ipynb"))]
-    launch.working_copies(folder)
+    folder, names = tmp_path / "lab", [p.name for p in list_notebooks()]
+    launch.make_working_copies(folder)
     assert sorted(p.name for p in folder.iterdir()) == names and not capsys.readouterr().out
     (folder / names[0]).write_text("typed")
     os.utime(folder / names[1], (1, 1))  # copied before the notebook was changed
     (folder / names[2]).unlink()
-    launch.working_copies(folder)
+    launch.make_working_copies(folder)
     assert (folder / names[0]).read_text() == "typed" and (folder / names[2]).exists()
     assert "newer versions of 02 than lab/" in capsys.readouterr().out
 
-    launch.working_copies(folder, fresh=True)
+    launch.make_working_copies(folder, fresh=True)
     assert (folder / names[0]).read_bytes() == (ROOT / "notebooks" / names[0]).read_bytes()
     assert (tmp_path / "lab-1" / names[0]).read_text() == "typed"
     assert "in lab-1/" in capsys.readouterr().out
-    launch.working_copies(folder, fresh=True)
+    launch.make_working_copies(folder, fresh=True)
     assert len(list(tmp_path.iterdir())) == 3, "lab, lab-1, lab-2"
 
 

@@ -62,6 +62,22 @@ def test_what_no_run_used_for_some_days_goes_and_what_is_not_ours_stays(runs, da
     assert names(runs) == {*young, *OTHERS} and len({*young}) == stays
 
 
+@pytest.mark.parametrize("days, is_kept", [(7, True), (0, False)])
+def test_with_0_days_a_file_dated_in_the_future_is_removed_too(runs, days, is_kept):
+    path, future = runs / "cache" / f"toys-{KEY}.npz", time.time() + 3600
+    os.utime(path, (future, future))
+    main(["cache", "--remove", "--days", str(days), str(runs)])
+    assert path.exists() == is_kept
+
+
+@pytest.mark.parametrize("hours, is_kept", [(1, True), (1000, False)])
+def test_an_unfinished_file_of_the_near_future_may_be_a_living_runs(runs, hours, is_kept):
+    path, future = runs / "cache" / f"toys-{KEY}.npz.part-ab", time.time() + hours * 3600
+    os.utime(path, (future, future))
+    main(["cache", "--remove", "--days", "0", str(runs)])
+    assert path.exists() == is_kept
+
+
 def test_links_and_folders_with_more_in_them_stay(runs, tmp_path):
     cache, folder = runs / "cache", tmp_path / "photographs"
     folder.mkdir()

@@ -15,11 +15,11 @@ import pytest
 import small_run
 
 from workbook import ROOT
-from workbook.commands import colab, stamp
+from workbook.commands import colab, notebook_files, stamp
 from workbook.support import folder_lock
 from workbook.support.tensorflow_start import keras
 
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+NOTEBOOKS = notebook_files.list_notebooks()
 RUNTIME = {  # the oldest stack; for each package its own demands on the other two
     "tensorflow": ("2.19.0", ["keras>=3.5.0", "numpy<2.2.0,>=1.26.0"]),
     "keras": ("3.10.0", ["numpy"]),
@@ -85,12 +85,12 @@ def test_a_requirement_that_replaces_numpy_would_be_noticed(runtime):
 
 def test_missing_names_only_what_is_absent():
     lines = ["# a comment", "numpy>=2.0,<3", "pillow>=10", "not-there>=1", "nbval>=0.11", ""]
-    assert colab.missing(lines) == ["not-there>=1"]
+    assert colab.list_missing(lines) == ["not-there>=1"]
 
 
 def test_an_unfit_tensorflow_is_named_and_not_replaced():
     with pytest.raises(RuntimeError, match=r"tensorflow \d.*needs tensorflow>=99.*Runtime"):
-        colab.missing(["tensorflow>=99"])
+        colab.list_missing(["tensorflow>=99"])
 
 
 def test_what_is_missing_is_installed_with_the_three_pinned(monkeypatch, tmp_path):
@@ -106,7 +106,9 @@ def test_what_is_missing_is_installed_with_the_three_pinned(monkeypatch, tmp_pat
     colab.prepare_session(drive=tmp_path / "none")
     (command, pins), = calls  # fmt: skip
     assert command[-1] == "not-there>=1" and "numpy>=2" not in command
-    assert pins.splitlines() == [f"{name}=={colab.version(name)}" for name in colab.KEPT]
+    assert pins.splitlines() == [
+        f"{name}=={colab.installed_version(name)}" for name in colab.NEVER_REPLACED
+    ]
 
 
 # ------------------------------------------------------------------------------- a mounted Drive
@@ -133,14 +135,14 @@ def test_results_are_kept_on_a_mounted_drive_unless_a_setting_says_otherwise(
 @pytest.fixture
 def drive(tmp_path, monkeypatch):
     """A stand-in Drive: its folder, and the list of what was written to it, (name, bytes)."""
-    written, copy = [], colab.copy_whole
+    written, copy = [], colab.copy_atomically
 
     def counted(source, target):
         copy(source, target)
         if target.is_relative_to(tmp_path / "drive"):
             written.append((target.name, target.stat().st_size))
 
-    monkeypatch.setattr(colab, "copy_whole", counted)
+    monkeypatch.setattr(colab, "copy_atomically", counted)
     return tmp_path / "drive", written
 
 
@@ -156,14 +158,14 @@ def test_a_training_writes_its_checkpoint_to_drive_at_times_and_a_new_runtime_go
     tmp_path, drive
 ):
     home, written = drive
-    keeper = colab.Keeper(tmp_path / "one", home)
+    drive_copy = colab.DriveCopy(tmp_path / "one", home)
     folder = tmp_path / "one/toys-quick"
     (tmp_path / "one/cache").mkdir(parents=True)
     (tmp_path / "one/cache/trunk.npy").write_bytes(bytes(10**7))
 
     def each_epoch(epoch, logs):  # the pause ends once, in the fourth epoch
         if epoch == 3:
-            keeper.keep({"checkpoint.npz"})
+            drive_copy.update({"checkpoint.npz"})
         if epoch == 4:
             raise Ended
 
@@ -175,13 +177,13 @@ def test_a_training_writes_its_checkpoint_to_drive_at_times_and_a_new_runtime_go
     assert [name for name, _ in written] == ["checkpoint.npz"]
     assert abs(written[0][1] - size) < 1000, "one file of the four, and no cache"
 
-    new, (epochs, there) = tmp_path / "two", ([], colab.Keeper(tmp_path / "two", home))
-    assert there.bring_back() == written[0][1]
+    new, (epochs, there) = tmp_path / "two", ([], colab.DriveCopy(tmp_path / "two", home))
+    assert there.restore() == written[0][1]
     counted = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: epochs.append(epoch))
     _, history = small_run.fit(new / "toys-quick", callbacks=[counted])
     assert epochs == [3, 4, 5], "three epochs were on Drive"
     assert history == small_run.fit(tmp_path / "straight")[1], "as if nothing had happened"
-    there.keep()
+    there.update()
     assert not contents(home), "a finished training has no checkpoint, on Drive either"
     assert len(written) == 1, "nor was it copied again"
 
@@ -194,28 +196,29 @@ def test_results_go_to_drive_once_and_what_they_replace_is_removed(tmp_path, dri
              "toys-quick/figures/05_parts.png", "toys-quick/metrics.json",
             "film.part-time-quick/metrics.json"]  # fmt: skip
     stay = ["cache/trunk-1.npy", "toys-quick/training.lock", "toys-quick/checkpoint-before.npz",
+            "toys-quick/training.owner", "toys-quick/.folder.lock",
             "toys-quick/embedding.12.part.keras",
             "toys-quick/gallery/gallery.part-a1b2c3_d/work/model.keras"]  # fmt: skip
     for number, file in enumerate([*files, *stay]):
         (runs / file).parent.mkdir(parents=True, exist_ok=True)
         (runs / file).write_bytes(bytes(100 + number))
-    keeper = colab.Keeper(runs, home)
-    keeper.keep()
-    keeper.keep()  # nothing has changed
+    drive_copy = colab.DriveCopy(runs, home)
+    drive_copy.update()
+    drive_copy.update()  # nothing has changed
     assert contents(home) == set(files)
     assert sum(size for _, size in written) == sum(range(100, 100 + len(files)))
 
     (runs / files[1]).rename(runs / "toys-quick/gallery/entries-2.npz")
-    keeper.keep()
+    drive_copy.update()
     assert [name for name, _ in written[len(files) :]] == ["entries-2.npz"]
     assert contents(home) == {*files} - {files[1]} | {"toys-quick/gallery/entries-2.npz"}
 
-    again = colab.Keeper(runs, home)  # the kernel was started again, the disk is the same
-    assert again.bring_back() == 0
-    again.keep()
+    again = colab.DriveCopy(runs, home)  # the kernel was started again, the disk is the same
+    assert again.restore() == 0
+    again.update()
     assert len(written) == len(files) + 1
     shutil.rmtree(runs / "toys-quick")  # somebody makes room here: Drive keeps its own
-    again.keep()
+    again.update()
     assert len(contents(home)) == len(files)
     assert not capsys.readouterr().out
 
@@ -223,17 +226,17 @@ def test_results_go_to_drive_once_and_what_they_replace_is_removed(tmp_path, dri
 def test_a_full_drive_is_said_and_the_next_cell_tries_again(tmp_path, monkeypatch, capsys):
     (tmp_path / "runs/toys-quick").mkdir(parents=True)
     (tmp_path / "runs/toys-quick/metrics.json").write_text("{}")
-    keeper, copy = colab.Keeper(tmp_path / "runs", tmp_path / "drive"), shutil.copyfile
+    drive_copy, copy = colab.DriveCopy(tmp_path / "runs", tmp_path / "drive"), shutil.copyfile
 
     def full(source, target):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(shutil, "copyfile", full)
-    keeper.keep()
+    drive_copy.update()
     said = capsys.readouterr().out
     assert said.count("\n") == 1 and "metrics.json" in said and "No space left" in said
     monkeypatch.setattr(shutil, "copyfile", copy)
-    keeper.keep()
+    drive_copy.update()
     assert contents(tmp_path / "drive") == {"toys-quick/metrics.json"}
 
 
@@ -356,7 +359,7 @@ def test_stamp_writes_address_and_badge_once_and_keeps_the_address(tmp_path):
     address = f"https://colab.research.google.com/github/owner/name/blob/main/notebooks/{path.name}"
     assert f"({address})" in title
     original = nbformat.read(NOTEBOOKS[0], as_version=4).cells[0].source
-    assert stamp.without_badge(title) == stamp.without_badge(original)
+    assert stamp.remove_badge(title) == stamp.remove_badge(original)
 
 
 @pytest.mark.parametrize("word", ["name", "https://github.com/a/b", "a/b/c"])

@@ -11,7 +11,7 @@ import subprocess
 import pytest
 
 from workbook import ROOT
-from workbook.__main__ import parser
+from workbook.__main__ import build_parser
 from workbook.settings import VARIABLES
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -19,16 +19,16 @@ COMMAND = re.compile(r"(make|python -m workbook|\.venv\S+) ")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
-def commands(page):
-    """The lines of the blocks without a language, and what stands in single backticks."""
+def list_commands(page):
+    """Return the lines of the blocks without a language, and what stands in single backticks."""
     text = page.read_text("utf-8")
     lines = [line for kind, block in BLOCK.findall(text) if not kind for line in block.splitlines()]
     inline = re.findall(r"`([^`\n]+)`", BLOCK.sub("", text))
     return lines + [piece for piece in inline if COMMAND.match(piece)]
 
 
-def understood(command):
-    """Assert that `command` names what there is: a make target, a command line, a file."""
+def check_command(command):
+    """Assert that `command` names a make target, a command line or a file that exists."""
     words = shlex.split(command.replace("\\", "/"), comments=True)
     if words[0] == "make":
         if shutil.which("make") is None:
@@ -37,11 +37,11 @@ def understood(command):
         assert done.returncode == 0, done.stderr
         for line in done.stdout.splitlines():
             if "-m workbook" in line:
-                understood(line.lstrip("@"))
+                check_command(line.lstrip("@"))
     elif words[1:3] == ["-m", "workbook"]:
         if words[3:] == ["--help"]:
             return
-        options = parser().parse_args(words[3:])
+        options = build_parser().parse_args(words[3:])
         for word in getattr(options, "words", ()):
             name, equals, _ = word.partition("=")
             assert f"SIAMESE_{name}" in VARIABLES if equals else word.isdecimal(), word
@@ -53,13 +53,15 @@ def understood(command):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_what_a_page_tells_to_type_is_understood(page):
-    for command in commands(page):
-        understood(command)
+def test_what_a_page_tells_to_type_is_check_command(page):
+    for command in list_commands(page):
+        check_command(command)
 
 
 def test_commands_are_found_and_a_wrong_one_is_noticed():
-    assert {"make run", "make test"} <= {c.partition(" #")[0].strip() for c in commands(PAGES[0])}
+    assert {"make run", "make test"} <= {
+        c.partition(" #")[0].strip() for c in list_commands(PAGES[0])
+    }
     for wrong in ("make rum", "python -m workbook run COLOUR=red", "python -m workbook walk"):
         with pytest.raises((AssertionError, SystemExit)):
-            understood(wrong)
+            check_command(wrong)

@@ -11,10 +11,11 @@ import pytest
 
 from workbook import ROOT
 from workbook.commands import learner
+from workbook.commands.notebook_files import list_notebooks
 from workbook.display import session
 from workbook.support.tensorflow_start import tf
 
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+NOTEBOOKS = list_notebooks()
 MODULES = [ROOT / "siamese_utils.py", *sorted((ROOT / "workbook").rglob("*.py"))]
 
 
@@ -36,22 +37,22 @@ def test_learner_copies_hold_everything_but_solutions_and_outputs(tmp_path):
         assert [cell.id for cell in copy.cells] == kept
         code = [cell for cell in copy.cells if cell.cell_type == "code"]
         assert not any(cell.outputs or cell.execution_count for cell in code)
-        (about,) = [c.source for c in copy.cells if c.source.startswith("## Exercises")]
-        assert "checking cell" in about and "solution" not in about
+        assert not any("<summary>Solution" in cell.source for cell in copy.cells)
 
 
-@pytest.mark.parametrize(
-    ("text", "kept"),
-    [
-        ("Type. Under each is the solution; `make` has none. ([x](y.py))", "Type. ([x](y.py))"),
-        ("Type, then check. The solutions are below. Good luck.", "Type, then check. Good luck."),
-        ("Type, then check.", "Type, then check."),
-    ],
-)
-def test_a_copy_says_nothing_of_solutions(text, kept):
-    cells = [nbformat.v4.new_markdown_cell(f"## {name}\n{text}") for name in ("Exercises", "Other")]
-    copy = learner.learner_copy(nbformat.v4.new_notebook(cells=cells))
-    assert [cell.source for cell in copy.cells] == [f"## Exercises\n{kept}", f"## Other\n{text}"]
+def test_a_copy_lacks_what_is_tagged_solution_and_the_badge_and_nothing_else():
+    badge = "[![Open in Colab](x.svg)](https://x.y)\n\n"
+    output = nbformat.v4.new_output("stream", text="42")
+    cells = [
+        nbformat.v4.new_markdown_cell(f"# 1 Title\n\n{badge}The solution of a puzzle."),
+        nbformat.v4.new_code_cell("6 * 7", outputs=[output], execution_count=3),
+        nbformat.v4.new_markdown_cell("It is 42.", metadata={"tags": ["solution"]}),
+        nbformat.v4.new_code_cell("42", metadata={"tags": ["solution", "check"]}),
+    ]
+    copy = learner.make_learner_copy(nbformat.v4.new_notebook(cells=cells))
+    nbformat.validate(copy)
+    assert [c.source for c in copy.cells] == ["# 1 Title\n\nThe solution of a puzzle.", "6 * 7"]
+    assert copy.cells[1].outputs == [] and copy.cells[1].execution_count is None
 
 
 def test_the_copies_do_not_take_the_place_of_the_notebooks():
@@ -101,54 +102,37 @@ def prose(cell):
     return re.sub(r"^```.*?^```", "", cell.source, flags=re.MULTILINE | re.DOTALL).splitlines()
 
 
-def sections(path):
-    """{heading: all text of its section}; a paragraph that begins in bold counts as a heading."""
-    found, name = {}, None
-    for cell in cells(path):
-        if cell.cell_type == "markdown":
-            for line in prose(cell):
-                bold = re.match(r"\*\*([\w ]+)\*\*", line)
-                if line.startswith("#") or bold:
-                    name = plain(bold[1] if bold else line)
-                found[name] = found.get(name, "") + line + "\n"
-        else:
-            found[name] += cell.source + "\n"
-    return found
+def list_headings(path):
+    """The headings of a notebook; a paragraph that begins in bold has one, too."""
+    lines = [line for c in cells(path) if c.cell_type == "markdown" for line in prose(c)]
+    matches = [re.match(r"#+ (.+)|\*\*([\w ]+)\*\*", line) for line in lines]
+    return {plain(match[1] or match[2]) for match in matches if match}
 
 
-def promises():
-    """(module, function, notebook's number, section or None) of every docstring that names one."""
+def list_references():
+    """(module, notebook's number, section or None) of every module that names a notebook."""
     for module in MODULES:
-        tree = ast.parse(module.read_text("utf-8"))
-        for node in ast.walk(tree):
-            if not isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-                continue
-            text = " ".join((ast.get_docstring(node) or "").split())
-            for _, numbers, rest in re.findall(
-                r"(Explained in notebooks?) (\d\d(?: and \d\d)?)((?:,? (?:and )?\"[^\"]+\")*)", text
-            ):
-                names = re.findall('"([^"]+)"', rest) or [None]
-                for number in re.findall(r"\d\d", numbers):
-                    yield from ((module.stem, node.name, number, name) for name in names)
+        text = " ".join((ast.get_docstring(ast.parse(module.read_text("utf-8"))) or "").split())
+        for numbers, section in re.findall(
+            r"[Nn]otebooks? (\d\d?(?:(?:, | and )\d\d?)*)(?:, \"([^\"]+)\")?", text
+        ):
+            for number in re.findall(r"\d+", numbers):
+                yield module.stem, int(number), section or None
 
 
-PROMISES = list(promises())
+REFERENCES = list(list_references())
 
 
-def test_docstrings_name_notebook_sections():
-    assert len(PROMISES) > 15, "otherwise the pattern above finds nothing"
+def test_modules_name_notebooks():
+    assert REFERENCES, "otherwise the pattern above finds nothing"
 
 
-@pytest.mark.parametrize(("module", "function", "number", "section"), PROMISES)
-def test_the_named_section_exists_and_leads_back(module, function, number, section):
-    path = next(path for path in NOTEBOOKS if path.name.startswith(number))
-    found = sections(path)
-    if section is None:
-        text = "\n".join(found.values())
-    else:
-        assert plain(section) in found, f"{path.name} has no section {section!r}"
-        text = found[plain(section)]
-    assert re.search(rf"\b{function}\b", text), f"{section} does not mention {function}"
+@pytest.mark.parametrize(("module", "number", "section"), REFERENCES)
+def test_the_notebook_and_section_that_a_module_names_exist(module, number, section):
+    notebooks = {int(path.name[:2]): path for path in NOTEBOOKS}
+    assert number in notebooks, f"there is no notebook {number}"
+    if section:
+        assert plain(section) in list_headings(notebooks[number]), f"no section {section!r}"
 
 
 def anchors(path):

@@ -51,11 +51,11 @@ def test_two_logical_devices_train_as_one(one_device, tmp_path):
 def test_two_worker_processes_train_as_one(one_device, tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "GPUS", [])
     outs = [tmp_path / "0.json", tmp_path / "1.json"]
-    ports = workers.free_ports(2)
+    ports = workers.find_free_ports(2)
     processes = [
         subprocess.Popen(
             [sys.executable, SCRIPT, "workers", out],
-            env=workers.environment(i, ports, tmp_path) | ON_CPU,
+            env=workers.worker_environment(i, ports, tmp_path) | ON_CPU,
         )
         for i, out in enumerate(outs)
     ]
@@ -126,9 +126,9 @@ def test_a_gpu_that_tensorflow_cannot_use_is_reported_in_a_line(found, monkeypat
 
 def test_each_local_worker_has_a_gpu_of_its_own(found, monkeypatch, tmp_path):
     monkeypatch.setattr(workers, "GPUS", [])
-    assert "CUDA_VISIBLE_DEVICES" not in workers.environment(1, [1, 2], tmp_path)
+    assert "CUDA_VISIBLE_DEVICES" not in workers.worker_environment(1, [1, 2], tmp_path)
     monkeypatch.setattr(workers, "GPUS", TWO_GPUS)
-    own = lambda i: workers.environment(i, [1, 2], tmp_path)["CUDA_VISIBLE_DEVICES"]  # noqa: E731
+    own = lambda i: workers.worker_environment(i, [1, 2], tmp_path)["CUDA_VISIBLE_DEVICES"]  # noqa: E731
     assert [own(0), own(1)] == ["0", "1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     assert [own(0), own(1)] == ["2", "5"]

@@ -1,8 +1,8 @@
-"""What lies under `runs/cache`: a list with sizes, and the removal of what no run used for a while.
+"""List what is kept under `runs/cache`, with sizes, or remove what no run used for some days.
 
     python -m workbook cache [--remove [--days N]] [runs]
 
-All of it saves time and nothing else: a run that needs what is gone makes it again.
+The cache only saves time: a run that needs something that is gone makes it again.
 """
 
 import re
@@ -14,77 +14,102 @@ from pathlib import Path
 from workbook.support.folder_lock import lock_folder, unlock_folder
 from workbook.support.text import printable
 
-KEY, DAY = "-[0-9a-f]{16}", 86400
-KINDS = {  # name: what it is; nothing of another name is ever removed
-    f"images{KEY}": "decoded images of a folder",
-    f"toys{KEY}\\.npz": "drawn toys",
-    f"trunk{KEY}\\.npy": "a frozen trunk's output",
+SECONDS_PER_DAY = 86400
+HASH = "-[0-9a-f]{16}"
+KINDS = {  # the pattern of a name, and what it is; nothing of another name is ever removed
+    f"images{HASH}": "decoded images of a folder",
+    f"toys{HASH}\\.npz": "drawn toys",
+    f"trunk{HASH}\\.npy": "a frozen trunk's output",
     "efficientnet_lite0-[0-9a-f]{8}(\\.\\d+\\.part)?\\.keras": "weights of EfficientNetLite0",
-    f"(images{KEY}|toys{KEY}\\.npz|trunk{KEY}\\.npy)\\.part-\\w+": "half-made, by a killed run",
+    f"(images{HASH}|toys{HASH}\\.npz|trunk{HASH}\\.npy)\\.part-\\w+": "unfinished, of a killed run",
 }
-INSIDE = re.compile(r"pixels\.rgb|files\.json|report\.csv.*|work")  # what is in the folders of ours
+IN_OUR_FOLDERS = re.compile(r"pixels\.rgb|files\.json|report\.csv.*|work")
 
 
 @dataclass
-class Kept:
-    """A file or folder of the cache: its kind, bytes, and when a run used it last (seconds)."""
+class CacheEntry:
+    """A file or folder of the cache: its kind, its bytes, and when a run last used it (seconds)."""
 
     path: Path
     kind: str
     size: int
-    used: float
+    last_used: float
+
+    def is_unused_for(self, days: int) -> bool:
+        """Whether no run used this entry for `days` days; with 0 days that is true of all.
+
+        An unfinished entry may belong to a run that is still alive, so it gets at least one day. If
+        it is dated further in the future than that, its clock was wrong and it is removed, too.
+        """
+        age = time.time() - self.last_used
+        if ".part-" in self.path.name:
+            return abs(age) >= max(days, 1) * SECONDS_PER_DAY
+        return days <= 0 or age >= days * SECONDS_PER_DAY
+
+    def remove(self) -> None:
+        """Delete the file, or the folder with all that is in it."""
+        if self.path.is_dir():
+            shutil.rmtree(self.path)
+        else:
+            self.path.unlink()
 
 
-def kept_files(cache):
-    """What is ours in the folder `cache`, as `Kept`, the largest first; and paths of the rest."""
-    ours, others = [], []
+def list_cache(runs: str | Path, remove: bool = False, days: int = 7) -> None:
+    """Print what is in `<runs>/cache`; with `remove`, delete what no run used for `days` days.
+
+    Only files that this workbook made are removed, which their names and contents show.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no cache.
+    ValueError
+        If something is to be removed while a training runs.
+    """
+    cache = Path(runs).expanduser() / "cache"
+    if not cache.is_dir():
+        raise FileNotFoundError(f"{cache}: nothing is kept here yet")
+    if remove:
+        check_that_nothing_trains(cache.parent)
+    entries, others = find_entries(cache)
+    kept_bytes = 0
+    for entry in entries:
+        is_removed = remove and entry.is_unused_for(days)
+        if is_removed:
+            entry.remove()
+        else:
+            kept_bytes += entry.size
+        day = time.strftime("%Y-%m-%d", time.localtime(entry.last_used))
+        text = f"{entry.path.name}  {entry.kind}{', removed' * is_removed}"
+        print(f"{entry.size / 1e6:9,.1f} MB  used {day}  {text}")
+    for path in others:
+        print(f"not made by this workbook, left alone: {printable(path.name)}")
+    print(f"{kept_bytes / 1e6:9,.1f} MB in {printable(cache)}; a run makes again what it needs")
+    if entries and not remove:
+        print("to remove what no run used for a week: python -m workbook cache --remove")
+
+
+def find_entries(cache: Path) -> tuple[list[CacheEntry], list[Path]]:
+    """Return the entries of the folder `cache`, the largest first, and the paths of the rest."""
+    entries, others = [], []
     for path in sorted(cache.iterdir()):
-        kinds = [kind for name, kind in KINDS.items() if re.fullmatch(name, path.name)]
+        kind = next((kind for name, kind in KINDS.items() if re.fullmatch(name, path.name)), None)
         inside = list(path.iterdir()) if path.is_dir() else []
-        if not kinds or path.is_symlink() or not all(INSIDE.fullmatch(p.name) for p in inside):
+        is_ours = all(IN_OUR_FOLDERS.fullmatch(child.name) for child in inside)
+        if kind is None or path.is_symlink() or not is_ours:
             others.append(path)
             continue
         files = [p for p in (path, *path.rglob("*")) if p.is_file()]
         size = sum(p.stat().st_size for p in files)
-        ours.append(Kept(path, *kinds, size, path.stat().st_mtime))
-    return sorted(ours, key=lambda kept: -kept.size), others
+        entries.append(CacheEntry(path, kind, size, path.stat().st_mtime))
+    return sorted(entries, key=lambda entry: -entry.size), others
 
 
-def check_that_nothing_trains(runs):
-    """ValueError if a process trains in one of the folders under `runs`."""
+def check_that_nothing_trains(runs: Path) -> None:
+    """Raise ValueError if a process trains in one of the folders under `runs`."""
     for lock in runs.rglob("training.lock"):
         try:
             lock_folder(lock.parent)
         except RuntimeError as error:
             raise ValueError(f"nothing is removed: {error}") from error
         unlock_folder(lock.parent)
-
-
-def list_cache(runs, remove=False, days=7):
-    """Print what is in `<runs>/cache`; with `remove`, remove what no run used for `days` days.
-
-    runs: the folder of results. Removed are files that this workbook made, by name and content, and
-    nothing while a training runs. Raises ValueError then, and FileNotFoundError without a cache.
-    """
-    cache = Path(runs).expanduser() / "cache"
-    if not cache.is_dir():
-        raise FileNotFoundError(f"{printable(cache)}: nothing is kept here yet")
-    if remove:
-        check_that_nothing_trains(cache.parent)
-    ours, others = kept_files(cache)
-    rest = 0
-    for kept in ours:
-        wait = max(days, 1) if ".part-" in kept.path.name else days  # a living run's is younger
-        goes = remove and time.time() - kept.used >= wait * DAY
-        if goes:
-            shutil.rmtree(kept.path) if kept.path.is_dir() else kept.path.unlink()
-        else:
-            rest += kept.size
-        day = time.strftime("%Y-%m-%d", time.localtime(kept.used))
-        about = f"{kept.path.name}  {kept.kind}{', removed' * goes}"
-        print(f"{kept.size / 1e6:9,.1f} MB  used {day}  {about}")
-    for path in others:
-        print(f"not of this workbook, left alone: {printable(path.name)}")
-    print(f"{rest / 1e6:9,.1f} MB in {printable(cache)}; a run makes again what it needs")
-    if not remove and ours:
-        print("to remove what no run used for a week: python -m workbook cache --remove")

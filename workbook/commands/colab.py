@@ -1,7 +1,7 @@
-"""What a notebook needs in Google Colab: its first cell fetches the workbook and calls `prepare_session`.
+"""What a notebook needs in Google Colab: its first cell calls `prepare_session`.
 
-Installs what is missing and nothing else: a runtime's own TensorFlow, Keras and NumPy stay. A
-mounted Drive is slow and small: it gets what must outlive the session, and nothing else.
+Only missing packages are installed: a runtime's own TensorFlow, Keras and NumPy stay. A mounted
+Drive is slow and small, so it only gets what must outlive the session.
 """
 
 import functools
@@ -14,7 +14,9 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from IPython import get_ipython
 from packaging.requirements import Requirement
@@ -23,147 +25,168 @@ from workbook import ROOT
 from workbook.support.atomic_files import atomic_file
 
 DRIVE = Path("/content/drive/MyDrive")
-KEPT = ("tensorflow", "keras", "numpy")  # replacing one of them breaks a runtime
-# Colab is the notebook, and nothing is tested in it
-ELSEWHERE = ("jupyterlab", "nbconvert", "nbval", "hypothesis", "websocket-client", "ruff")
+NEVER_REPLACED = ("tensorflow", "keras", "numpy")  # replacing one of them breaks a runtime
+NOT_NEEDED = (  # Colab has its own notebook, and no tests run there
+    "jupyterlab", "nbconvert", "nbval", "hypothesis", "websocket-client", "ruff", "mypy",
+    "import-linter", "pytest-xdist",
+)  # fmt: skip
+PAUSE = 300  # seconds between two copies of a checkpoint
+EXPLANATION = """Datasets and caches stay on this runtime's own disk. These files go to Drive, {}:
+- after each cell, what has changed: the trained embedding, gallery, figures, metrics
+  (for one run 0.2 GB on the toys, 0.6 GB for ResNet50 at 200 px);
+- during the training, at least {} minutes apart, a checkpoint (0.2 GB; 0.7 GB at 200 px), with
+  which a new session continues. It is removed at the end.
+{:.0f} GB of Drive are free."""
 
 
-def version(name):
-    """The installed version of a package, or None."""
+def installed_version(name: str) -> str | None:
+    """Return the installed version of a package, or None."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
 
 
-def missing(lines):
-    """The requirements that a notebook has to install here, of the lines of requirements.txt.
+def list_missing(lines: Iterable[str]) -> list[str]:
+    """Return the requirements that have to be installed, out of the lines of requirements.txt.
 
-    Raises RuntimeError where a package of `KEPT` is of a version that does not fit.
+    Raises RuntimeError if TensorFlow, Keras or NumPy is installed in a version that does not fit.
     """
-    lines = (line.partition("#")[0].strip() for line in lines)
-    wanted = [Requirement(line) for line in lines if line]
-    wanted = [requirement for requirement in wanted if requirement.name not in ELSEWHERE]
-    unfit = [r for r in wanted if not (v := version(r.name)) or not r.specifier.contains(v)]
-    for requirement in unfit:
-        if requirement.name in KEPT and version(requirement.name):
+    texts = (line.partition("#")[0].strip() for line in lines)
+    missing = []
+    for requirement in (Requirement(text) for text in texts if text):
+        version = installed_version(requirement.name)
+        if requirement.name in NOT_NEEDED or (version and requirement.specifier.contains(version)):
+            continue
+        if requirement.name in NEVER_REPLACED and version:
             raise RuntimeError(
-                f"this runtime has {requirement.name} {version(requirement.name)}, the workbook "
-                f"needs {requirement}: choose the latest version in Runtime > Change runtime type"
+                f"this runtime has {requirement.name} {version}, the workbook needs {requirement}: "
+                "choose the latest version in Runtime > Change runtime type"
             )
-    return [str(requirement) for requirement in unfit]
+        missing.append(str(requirement))
+    return missing
 
 
-def prepare_session(drive=DRIVE):
-    """Install what is missing; keep results on Drive if it is mounted, and say what goes there."""
-    packages = missing((ROOT / "requirements.txt").read_text("utf-8").splitlines())
+def prepare_session(drive: Path = DRIVE) -> None:
+    """Install what is missing; if Drive is mounted, keep results there and say which."""
+    packages = list_missing((ROOT / "requirements.txt").read_text("utf-8").splitlines())
     if packages:
         print("installing", *packages)
+        pins = [
+            f"{name}=={version}" for name in NEVER_REPLACED if (version := installed_version(name))
+        ]
         with tempfile.TemporaryDirectory() as folder:
-            pins = Path(folder, "constraints.txt")
-            pins.write_text("\n".join(f"{n}=={version(n)}" for n in KEPT if version(n)))
-            pip = [sys.executable, "-m", "pip", "install", "--quiet", "-c", str(pins)]
+            constraints = Path(folder, "constraints.txt")
+            constraints.write_text("\n".join(pins))
+            pip = [sys.executable, "-m", "pip", "install", "--quiet", "-c", str(constraints)]
             subprocess.run([*pip, *packages], check=True)
     if not drive.is_dir():
         print("results end with this session; to keep them: Files > Mount Drive, then run again")
     elif "SIAMESE_RUNS" in os.environ:
         print("results go where SIAMESE_RUNS says:", os.environ["SIAMESE_RUNS"])
     else:
-        home, pause = drive / "siamese-networks" / "runs", 300
-        keep_on_drive(ROOT / "runs", home, pause)
-        print(SAID.format(home, pause // 60, shutil.disk_usage(drive).free / 1e9))
+        home = drive / "siamese-networks" / "runs"
+        keep_on_drive(ROOT / "runs", home, PAUSE)
+        print(EXPLANATION.format(home, PAUSE // 60, shutil.disk_usage(drive).free / 1e9))
 
 
-SAID = """Datasets and caches stay on this runtime's own disk. To Drive, {}, go
-- after each cell what changed: the trained embedding, gallery, figures, metrics
-  (a run: 0.2 GB on the toys at 64 px, 0.6 GB for ResNet50 at 200 px);
-- during the training, {} minutes apart at least, a checkpoint (0.2 GB; 0.7 GB at 200 px), from
-  which a new session goes on; it is removed at the end.
-Of Drive {:.0f} GB are free."""
+class DriveCopy:
+    """A copy on Drive, in the folder `home`, of the results in the folder `runs`.
 
-
-class Keeper:
-    """Copies files of `runs` to `home`, on Drive, once they have changed; back, if they are gone.
-
-    Caches and locks stay where they are, as does the second last checkpoint. Each file is written
-    whole; what is removed from `runs` is removed from `home`.
+    A file is copied once it has changed, and back if it is missing in `runs`. Caches and locks are
+    not copied, nor is the second last checkpoint. Each file is written completely or not at all.
+    What is removed from `runs` is removed from `home`.
     """
 
-    # half-made files and folders are named by `run_folder.atomic_file` and `temporary_build_folder`
-    STAYS = re.compile(
-        r"cache/|.*(\.\d+\.part(\.|$)|\.part-[a-z0-9_]{8}/|\.lock$|/checkpoint-before\.npz$)"
+    # `atomic_files` gives unfinished files and folders the names with "part"
+    NOT_COPIED = re.compile(
+        r"cache/|.*(\.\d+\.part(\.|$)|\.part-[a-z0-9_]{8}/|\.(lock|owner)$|/checkpoint-before\.npz$)"
     )
 
-    def __init__(self, runs, home):
+    def __init__(self, runs: Path, home: Path) -> None:
         self.runs, self.home = runs, home
-        self.kept = {}  # file: its size and time of change when it was copied
+        self.copied: dict[Path, tuple[int, int]] = {}  # the state of each file when it was copied
         self.lock = threading.Lock()
 
-    def files(self, folder):
-        """The files in `folder` that are worth keeping, as paths from there, in order."""
+    def list_files(self, folder: Path) -> Iterator[Path]:
+        """Yield the files in `folder` that are to be copied, relative to it, in order."""
         for path in sorted(folder.rglob("*")):
             file = path.relative_to(folder)
-            if path.is_file() and not self.STAYS.match(file.as_posix()):
+            if path.is_file() and not self.NOT_COPIED.match(file.as_posix()):
                 yield file
 
-    def bring_back(self):
-        """Copy what an earlier session kept and this one does not have; returns its bytes."""
+    def restore(self) -> int:
+        """Copy back what an earlier session kept and this one lacks; return the bytes copied."""
         size = 0
-        for file in self.files(self.home):
+        for file in self.list_files(self.home):
             here, there = self.runs / file, self.home / file
             if not here.exists():
-                copy_whole(there, here)
+                copy_atomically(there, here)
                 size += there.stat().st_size
-            elif state(here)[0] != state(there)[0] or state(here)[1] > state(there)[1]:
-                continue  # it has changed since it was copied
-            self.kept[file] = state(here)
+            elif has_changed_since(here, there):
+                continue
+            self.copied[file] = file_state(here)
         return size
 
-    def keep(self, names=None):
-        """Bring Drive up to date: all of it, or the files of these names."""
+    def update(self, names: Collection[str] | None = None) -> None:
+        """Copy to Drive what has changed: all of it, or the files of these names."""
         with self.lock:
-            here = [file for file in self.files(self.runs) if names is None or file.name in names]
+            files = [f for f in self.list_files(self.runs) if names is None or f.name in names]
             try:
-                for file in here:
-                    if (now := state(self.runs / file)) != self.kept.get(file):
-                        copy_whole(self.runs / file, self.home / file)
-                        self.kept[file] = now
-                for file in set(self.kept) - set(here) if names is None else ():
-                    if (self.runs / file).parent.is_dir():  # else somebody made room here
-                        (self.home / file).unlink(missing_ok=True)
-                        del self.kept[file]
-            except OSError as error:  # full, or gone: the next cell tries again
+                for file in files:
+                    state = file_state(self.runs / file)
+                    if state != self.copied.get(file):
+                        copy_atomically(self.runs / file, self.home / file)
+                        self.copied[file] = state
+                if names is None:
+                    self._remove_all_except(files)
+            except OSError as error:  # Drive is full or gone: the next cell tries again
                 print("not kept on Drive:", error)
 
+    def _remove_all_except(self, files: Collection[Path]) -> None:
+        for file in set(self.copied) - set(files):
+            if (self.runs / file).parent.is_dir():  # else the user removed a whole run here
+                (self.home / file).unlink(missing_ok=True)
+                del self.copied[file]
 
-def state(path):
-    """What changes when a file does: (size, time)."""
-    return (path.stat().st_size, path.stat().st_mtime_ns)
+
+def file_state(path: Path) -> tuple[int, int]:
+    """Return what changes when a file does: its size and its time."""
+    return path.stat().st_size, path.stat().st_mtime_ns
 
 
-def copy_whole(source, target):
-    """Copy a file; `target` is all of it, or what it was before."""
+def has_changed_since(path: Path, copy: Path) -> bool:
+    """Whether `path` is of another size than its copy, or newer."""
+    (size, changed), (copied_size, copied) = file_state(path), file_state(copy)
+    return size != copied_size or changed > copied
+
+
+def copy_atomically(source: Path, target: Path) -> None:
+    """Copy a file so that `target` holds all of it, or what it held before."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(target) as part:
         shutil.copyfile(source, part)
 
 
 @functools.cache  # the first cell may be run again
-def keep_on_drive(runs, home, pause):
-    """Bring back what is on Drive; from now on keep it: after each cell, and `pause` seconds apart.
+def keep_on_drive(runs: Path, home: Path, pause: float) -> DriveCopy:
+    """Bring back what is on Drive, and from now on update it after each cell.
 
-    The latter for the checkpoint alone: while it trains, no cell ends.
+    While a cell trains, only the checkpoint is copied, every `pause` seconds.
     """
-    keeper = Keeper(runs, home)
-    if size := keeper.bring_back():
+    drive_copy = DriveCopy(runs, home)
+    if size := drive_copy.restore():
         print(f"{size / 1e6:.0f} MB of an earlier session are back from Drive")
-    if shell := get_ipython():
-        shell.events.register("post_run_cell", lambda result: keeper.keep())
 
-    def watch():
+    def update_after_cell(_: Any) -> None:
+        drive_copy.update()
+
+    def copy_checkpoints() -> None:
         while True:
             time.sleep(pause)
-            keeper.keep({"checkpoint.npz"})
+            drive_copy.update({"checkpoint.npz"})
 
-    threading.Thread(target=watch, daemon=True).start()
-    return keeper
+    if shell := get_ipython():
+        shell.events.register("post_run_cell", update_after_cell)
+    threading.Thread(target=copy_checkpoints, daemon=True).start()
+    return drive_copy

@@ -1,41 +1,41 @@
-"""Write the learner's copies of the notebooks to learner/: no solutions, no outputs.
+"""Write the learner's copies of the notebooks to learner/: without solutions and outputs.
 
-A cell tagged `solution` is left out, and what the text says about solutions; the rest stays.
-The copies are made of notebooks/ as it is; what is typed into lab/ does not get into them.
+Cells with the tag `solution` are left out. The copies are made from notebooks/; what is typed into
+lab/ does not get into them.
 """
 
-import re
 from pathlib import Path
 
 import nbformat
+from nbconvert.preprocessors import ClearOutputPreprocessor, TagRemovePreprocessor
 
 from workbook import ROOT
 from workbook.commands import stamp
+from workbook.commands.notebook_files import list_notebooks
 
 
-def learner_copy(notebook):
-    """Take solutions, outputs and the Colab badge out of `notebook` (changed in place)."""
-    notebook.cells = [c for c in notebook.cells if "solution" not in c.metadata.get("tags", [])]
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-        elif cell.source.startswith("## Exercises"):
-            cell.source = re.sub(r"(?<=[.:])\s[^.]*\bsolutions?\b[^.]*\.", "", cell.source)
+def make_learner_copy(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Return `notebook` without solutions, outputs and the Colab badge."""
+    notebook, _ = TagRemovePreprocessor(remove_cell_tags={"solution"}).preprocess(notebook, {})
+    notebook, _ = ClearOutputPreprocessor().preprocess(notebook, {})
     title = notebook.cells[0]
-    title.source = stamp.without_badge(title.source)  # it opens the copy with the solutions
+    title.source = stamp.remove_badge(title.source)  # it opens the notebook with the solutions
     return notebook
 
 
-def write_copies(folder=None):
+def write_copies(folder: str | Path | None = None) -> None:
     """Write a copy of each notebook to `folder` (default: learner/).
 
-    Raises ValueError for notebooks/ itself: the copies would take the place of the notebooks.
+    Raises
+    ------
+    ValueError
+        For the folder notebooks/, because the copies would replace the notebooks.
     """
     folder = Path(folder or ROOT / "learner")
     if folder.resolve() == (ROOT / "notebooks").resolve():
-        raise ValueError(f"{folder} holds the notebooks themselves: give another folder")
+        raise ValueError(f"{folder} holds the notebooks themselves: choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    for source in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
-        copy = learner_copy(nbformat.read(source, as_version=4))
+    for source in list_notebooks():
+        copy = make_learner_copy(nbformat.read(source, as_version=4))
         nbformat.write(copy, folder / source.name)
         print(folder / source.name)

@@ -1,7 +1,8 @@
-"""Execute the notebooks in order, headless; results go to runs/<dataset>-<preset>/.
+"""Execute the notebooks in order, without a browser: `python -m workbook run`.
 
-`publish` copies the executed notebooks and their figures over the committed ones: those of the
-default run into notebooks/ and figures/, those of another into results/<dataset>/.
+The executed notebooks, their HTML copies and logs go to `runs/<dataset>-<preset>/`. With
+`--publish` the executed notebooks and figures are then copied to where they are committed: those of
+the default run to notebooks/ and figures/, those of another dataset to results/<dataset>/.
 """
 
 import json
@@ -9,8 +10,12 @@ import os
 import re
 import shutil
 import sys
+import threading
 import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
@@ -19,124 +24,217 @@ from nbconvert.filters import strip_ansi
 
 from workbook import ROOT
 from workbook.commands.html_page import as_html
-from workbook.evaluation import results as seeds
-from workbook.settings import read_config
+from workbook.commands.notebook_files import list_notebooks
+from workbook.evaluation.results import results_table
+from workbook.settings import PREFIX, environment_of, read_config
+from workbook.support.config import Config
 from workbook.support.text import printable, printable_lines
 
-ONCE = "first-seed"  # the tag of cells that a further seed leaves out: nothing pooled needs them
+LAST_BY_DEFAULT = 6  # notebooks 1 to 6 run unless others are named
+FIRST_SEED_ONLY = "first-seed"  # the tag of cells that trainings with further seeds do not need
 
 
-def execute(source, target, leave_out=None):
-    """Run `source` into `target` (.ipynb), an HTML copy and a log; what failed as text, or None.
+def run(words: Iterable[str], publish: bool = False) -> None:
+    """Execute notebooks and print the results.
 
-    Without the cells tagged `leave_out`. The text is for people: the section, the error's own
-    message, the log that has the traceback.
+    Parameters
+    ----------
+    words : iterable of str
+        Settings (NAME=value) and numbers of notebooks, in any order.
+    publish : bool
+        Copy the executed notebooks and figures to where they are committed.
+
+    Raises
+    ------
+    ValueError
+        For a word that is neither, an unknown setting or value, or a number without a notebook.
+    SystemExit
+        If a notebook fails, with its section, its message and its log.
+    """
+    settings, numbers = parse_words(words)
+    config = read_config(**settings | {"live": False})
+    if config.seeds > 1 and config.seed != config.data_seed:
+        raise ValueError("SEEDS counts from SEED on: leave out DATA_SEED")
+    notebooks = choose_notebooks(numbers)
+    print(f"{config}\nresults in  {printable(config.run_dir)}\n", flush=True)
+
+    for source, seed in plan_executions(notebooks, config):
+        tags_to_skip = set() if seed == config.seed else {FIRST_SEED_ONLY}
+        seed_config = replace(config, seed=seed)
+        title = f"{source.stem:24}" + f" seed {seed:<6}" * (config.seeds > 1)
+        with ProgressLine(title) as progress:
+            target = seed_config.run_dir / source.name
+            error = execute(source, target, seed_config, tags_to_skip, progress)
+            progress.result = "FAILED" if error else "ok"
+        if error:
+            sys.exit(f"\n{printable_lines(error)}")
+
+    metrics_file = config.run_dir / "metrics.json"
+    if metrics_file.exists():
+        lines = results_table(json.loads(metrics_file.read_text("utf-8")))
+        print("", *lines, "", f"more in {printable(metrics_file)}", sep="\n")
+    if publish:
+        publish_run(config, notebooks)
+
+
+def parse_words(words: Iterable[str]) -> tuple[dict[str, str], list[int]]:
+    """Sort what was typed into settings, by their names in small letters, and notebook numbers."""
+    settings: dict[str, str] = {}
+    numbers = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if equals:
+            settings[name.removeprefix(PREFIX).lower()] = value
+        elif word.isascii() and word.isdecimal():
+            numbers.append(int(word))
+        else:
+            raise ValueError(f"{word!r} is neither NAME=value nor the number of a notebook")
+    return settings, numbers
+
+
+def choose_notebooks(numbers: list[int]) -> list[Path]:
+    """The notebooks with these numbers, or by default the first six, in their order."""
+    notebooks = {int(path.name[:2]): path for path in list_notebooks()}
+    if missing := sorted(set(numbers) - set(notebooks)):
+        raise ValueError(
+            f"there is no notebook with the number {missing[0]}; "
+            f"the numbers are {', '.join(map(str, notebooks))}"
+        )
+    chosen = set(numbers) or set(range(1, LAST_BY_DEFAULT + 1))
+    return [path for number, path in notebooks.items() if number in chosen]
+
+
+def plan_executions(notebooks: list[Path], config: Config) -> Iterator[tuple[Path, int]]:
+    """Each notebook with the seed that it runs with; 4 and 5 come once for each of the seeds.
+
+    Notebook 5 runs with the first seed last, because it then pools what all seeds measured.
+    """
+    for notebook in notebooks:
+        seeds = list(range(config.seed, config.seed + config.seeds))
+        if notebook.name.startswith("04"):
+            pass
+        elif notebook.name.startswith("05"):
+            seeds.reverse()
+        else:
+            seeds = seeds[:1]
+        for seed in seeds:
+            yield notebook, seed
+
+
+class ProgressLine:
+    """The line of the terminal that says which section of a notebook runs, and for how long.
+
+    A terminal sees it change every second. A file or pipe only receives the final line. Set
+    `section` while the notebook runs and `result` at its end.
+    """
+
+    def __init__(self, title: str) -> None:
+        self.title, self.section, self.result = title, "starting", "interrupted"
+        self.start = time.monotonic()
+        self.is_over = threading.Event()
+        self.thread = threading.Thread(target=self._rewrite_every_second, daemon=True)
+
+    def __enter__(self) -> "ProgressLine":
+        if sys.stdout.isatty():
+            self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        erase = ""
+        if self.thread.is_alive():
+            self.is_over.set()
+            self.thread.join()
+            erase = "\r" + " " * self._width() + "\r"
+        print(f"{erase}{self._text(self.result)}", flush=True)
+
+    def _rewrite_every_second(self) -> None:
+        while not self.is_over.is_set():
+            width = self._width()
+            text = self._text(printable(self.section))[:width]
+            print(f"\r{text:{width}}", end="", flush=True)
+            self.is_over.wait(1)
+
+    def _text(self, what: str) -> str:
+        return f"{self.title}{time.monotonic() - self.start:6.0f} s  {what}"
+
+    @staticmethod
+    def _width() -> int:
+        return max(shutil.get_terminal_size().columns - 1, 20)  # a full line would wrap
+
+
+def execute(
+    source: Path,
+    target: Path,
+    config: Config,
+    tags_to_skip: Iterable[str] = (),
+    progress: ProgressLine | None = None,
+) -> str | None:
+    """Execute the notebook `source` with `config`; return what failed, or None.
+
+    The executed notebook is written to `target` (.ipynb), beside it an HTML copy and a log. Cells
+    with one of `tags_to_skip` are left out. The returned text is for the reader: the section, the
+    message of the error, and where the traceback is.
     """
     notebook = nbformat.read(source, as_version=4)
-    notebook.cells = [c for c in notebook.cells if leave_out not in c.metadata.get("tags", [])]
-    reached = []
+    skipped = set(tags_to_skip)
+    notebook.cells = [c for c in notebook.cells if not skipped & set(c.metadata.get("tags", []))]
+    section = "its start"
+
+    def note_section(cell: Any, cell_index: int) -> None:
+        nonlocal section
+        section = heading_above(notebook.cells[:cell_index])
+        if progress:
+            progress.section = section
+
     client = NotebookClient(
         notebook,
         timeout=None,
         coalesce_streams=True,  # keep the last state of a progress bar, not all of them
         resources={"metadata": {"path": str(source.parent)}},
-        on_cell_start=lambda cell, cell_index: reached.append(cell_index),
+        on_cell_start=note_section,
     )
+    others = {name: text for name, text in os.environ.items() if not name.startswith(PREFIX)}
     log, error = target.with_suffix(".log"), None
-    with open(log, "wb") as file:  # what the kernel prints by itself
+    with open(log, "wb") as file:  # also receives what the kernel itself prints
         try:
-            client.execute(stdout=file, stderr=file)
+            client.execute(stdout=file, stderr=file, env=others | environment_of(config))
         except CellExecutionError as failure:
             error = f"{failure.ename}: {failure.evalue}"
             file.write(f"\n{strip_ansi(str(failure))}\n".encode())
         except DeadKernelError:
             error = "the kernel was killed; most often the memory was full (try a smaller SIZE)"
     for cell in notebook.cells:
-        cell.metadata.pop("execution", None)  # time stamps, which would change at every run
+        cell.metadata.pop("execution", None)  # time stamps, which would change with every run
     nbformat.write(notebook, target)
     target.with_suffix(".html").write_text(as_html(notebook, target), encoding="utf-8")
     if error:
-        section = heading_above(notebook.cells[: reached[-1]]) if reached else "its start"
         return f"{source.name} failed in: {section}\n\n{strip_ansi(error)}\n\nthe traceback: {log}"
     return None
 
 
-def heading_above(cells):
+def heading_above(cells: list[Any]) -> str:
     """The last Markdown heading in `cells`, as plain text."""
-    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
-    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)  # comments in code
-    return [*re.findall(r"^#+ +(.+)", text, re.MULTILINE)[-1:], "its first cells"][0]
+    for cell in reversed(cells):
+        if cell.cell_type == "markdown":
+            # a comment in a block of code looks like a heading
+            prose = re.sub(r"^```.*?^```", "", cell.source, flags=re.MULTILINE | re.DOTALL)
+            if headings := re.findall(r"^#+ +(.+)", prose, re.MULTILINE):
+                return headings[-1]
+    return "its first cells"
 
 
-def trainings(sources, config):
-    """(notebook, seed) in their order: 4 and 5 once for each of SEEDS, in 5 the first seed last.
-
-    It then has what the others measured: see `seeds.save_metrics`.
-    """
-    for source in sources:
-        order = range(config.seed, config.seed + config.seeds)
-        if source.name[:2] == "05":
-            order = order[::-1]
-        elif source.name[:2] != "04":
-            order = order[:1]
-        yield from ((source, seed) for seed in order)
-
-
-def run(words, publish=False):
-    """Execute notebooks: words are settings (NAME=value) and numbers of notebooks (default: all).
-
-    Raises ValueError for a word that is neither, SystemExit where a notebook fails.
-    """
-    chosen = []
-    for word in words:
-        name, equals, value = word.partition("=")
-        if equals:
-            os.environ[f"SIAMESE_{name}"] = value
-        elif word.isdecimal():
-            chosen.append(f"{int(word):02}")
-        else:
-            raise ValueError(f"{word!r} is neither NAME=value nor the number of a notebook")
-    os.environ["SIAMESE_LIVE"] = "0"
-    config = read_config()
-    if config.seeds > 1 and config.seed != config.data_seed:
-        raise ValueError("SEEDS counts from SEED on: leave out DATA_SEED")
-    for name in ("dataset", "weights", "backbone", "runs", "data_home", "data_seed"):
-        os.environ[f"SIAMESE_{name.upper()}"] = str(getattr(config, name))  # absolute from here on
-    print(f"{config}\nresults in  {printable(config.run_dir)}\n", flush=True)
-
-    if not chosen and os.path.isabs(config.dataset):  # a folder of somebody's own
-        chosen = [f"{number:02}" for number in range(1, 6)]
-        print("notebooks 1 to 5; 6 measures speed and 7 settings: NOTEBOOKS=6 runs it too\n")
-    sources = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
-    sources = [s for s in sources if not chosen or s.name[:2] in chosen]
-    if not sources:
-        raise ValueError(f"no notebook with the number {' or '.join(chosen)} in notebooks/")
-    for source, seed in trainings(sources, config):
-        os.environ["SIAMESE_SEED"] = str(seed)
-        folder = read_config().run_dir
-        print(f"{source.stem:24}", f"seed {seed:<6}" * (config.seeds > 1), end="", flush=True)
-        start = time.monotonic()
-        leave_out = None if seed == config.seed else ONCE
-        error = execute(source, folder / source.name, leave_out)
-        print(f"{time.monotonic() - start:6.0f} s  {'FAILED' if error else 'ok'}", flush=True)
-        if error:
-            sys.exit(f"\n{printable_lines(error)}")
-    if (file := config.run_dir / "metrics.json").exists():
-        metrics = json.loads(file.read_text("utf-8"))
-        print("", *seeds.results_table(metrics), "", f"more in {printable(file)}", sep="\n")
-    if publish:
-        publish_run(config, sources)
-
-
-def publish_run(config, sources):
+def publish_run(config: Config, notebooks: Iterable[Path]) -> None:
     """Copy the executed notebooks and the figures to where they are committed."""
-    results = ROOT / "results" / Path(config.dataset).name
-    default = config.run_dir.name == "toys-quick"
-    notebooks, figures = (ROOT / "notebooks", ROOT / "figures") if default else (results, results)
-    notebooks.mkdir(parents=True, exist_ok=True)
-    for source in sources:
-        shutil.copy(config.run_dir / source.name, notebooks)
-    shutil.copytree(config.run_dir / "figures", figures, dirs_exist_ok=True)
-    if not default:
-        for table in (*config.run_dir.glob("metrics.json"), *config.run_dir.glob("search.csv")):
-            shutil.copy(table, results)
+    if (config.dataset, config.preset, config.recipe) == ("toys", "quick", "tuned"):
+        notebook_folder, figure_folder = ROOT / "notebooks", ROOT / "figures"
+        tables: tuple[str, ...] = ()
+    else:
+        notebook_folder = figure_folder = ROOT / "results" / Path(config.dataset).name
+        tables = ("metrics.json", "search.csv")
+    notebook_folder.mkdir(parents=True, exist_ok=True)
+    for notebook in notebooks:
+        shutil.copy(config.run_dir / notebook.name, notebook_folder)
+    shutil.copytree(config.run_dir / "figures", figure_folder, dirs_exist_ok=True)
+    for table in tables:
+        if (config.run_dir / table).exists():
+            shutil.copy(config.run_dir / table, notebook_folder)

@@ -3,9 +3,9 @@
     python -m workbook workers COUNT [NAME=value ...] [notebook number ...]
 
 Each process is `python -m workbook run` with DEVICES=workers and a TF_CONFIG that tells it where
-the others are; the first writes to RUNS, the others to RUNS/worker-1 and so on. Where there are
-GPUs, each process gets one of its own. On several machines
-start `python -m workbook run` on each instead, with a TF_CONFIG of your own.
+the others are. The first one writes to RUNS, the others to RUNS/worker-1 and so on. Where there are
+GPUs, each process gets one of its own. On several machines, start `python -m workbook run` on each
+with a TF_CONFIG of your own instead.
 """
 
 import json
@@ -13,13 +13,52 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterable
+from pathlib import Path
 
 from workbook import ROOT
+from workbook.commands.run import parse_words
+from workbook.settings import PREFIX, environment_of, read_config
 from workbook.support.tensorflow_start import GPUS
 
 
-def free_ports(count):
-    """Ports of this machine on which nobody listens, all different."""
+def start_workers(count: int, words: Iterable[str]) -> int:
+    """Start `count` processes, wait for them and return the worst exit code.
+
+    `words` are those of `run`: settings and numbers of notebooks.
+
+    Raises
+    ------
+    ValueError
+        For fewer than two processes, more processes than GPUs, or a wrong word.
+    """
+    if count < 2:
+        raise ValueError(f"{count} processes are not several: choose 2 or more")
+    if GPUS and count > len(GPUS):
+        raise ValueError(
+            f"{count} processes for {len(GPUS)} GPU: each process needs one of its own. Start "
+            "fewer, or all of them without GPUs: set the variable CUDA_VISIBLE_DEVICES=-1"
+        )
+    settings, numbers = parse_words(words)
+    config = read_config(**settings)
+    resolved = {n.removeprefix(PREFIX): text for n, text in environment_of(config).items()}
+    shared = [f"{n}={text}" for n, text in resolved.items() if n not in ("RUNS", "DEVICES")]
+    command = [sys.executable, "-m", "workbook", "run", *shared, *map(str, numbers)]
+    ports = find_free_ports(count)
+    workers = [
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=worker_environment(index, ports, config.runs),
+            stdout=subprocess.DEVNULL if index else None,  # the first one reports for all
+        )
+        for index in range(count)
+    ]
+    return max((worker.wait() for worker in workers), key=abs)
+
+
+def find_free_ports(count: int) -> list[int]:
+    """Return different ports of this machine that no program listens on."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [s.getsockname()[1] for s in sockets]
     for s in sockets:
@@ -27,44 +66,18 @@ def free_ports(count):
     return ports
 
 
-def environment(index, ports, runs):
-    """The variables with which worker `index` finds the others, and its GPU if there are any."""
-    cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
-    task = {"cluster": cluster, "task": {"type": "worker", "index": index}}
-    seen = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(len(GPUS))))
-    own = {"CUDA_VISIBLE_DEVICES": seen.split(",")[index]} if GPUS else {}
-    return (
-        os.environ
-        | own
-        | {
-            "TF_CONFIG": json.dumps(task),
-            "SIAMESE_DEVICES": "workers",
-            "SIAMESE_RUNS": str(runs / f"worker-{index}" if index else runs),
-        }
-    )
-
-
-def start_workers(count, words):
-    """Start them and wait; the exit code of the worst. ValueError for fewer than two, or GPUs."""
-    if count < 2:
-        raise ValueError(f"{count} processes are not several: 2 or more")
-    if GPUS and count > len(GPUS):
-        raise ValueError(
-            f"{count} processes for {len(GPUS)} GPU: each takes one of its own. Start fewer, or "
-            "all without: set the variable CUDA_VISIBLE_DEVICES=-1"
-        )
-    others = [word for word in words if not word.startswith("RUNS=")]
-    (*_, runs) = ["RUNS=runs", *(word for word in words if word.startswith("RUNS="))]
-    runs = (ROOT / runs.removeprefix("RUNS=")).expanduser().resolve()
-    command = [sys.executable, "-m", "workbook", "run", *others]
-    ports = free_ports(count)
-    workers = [
-        subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=environment(i, ports, runs),
-            stdout=subprocess.DEVNULL if i else None,  # the first speaks for all
-        )
-        for i in range(count)
-    ]
-    return max((worker.wait() for worker in workers), key=abs)
+def worker_environment(index: int, ports: list[int], runs: Path) -> dict[str, str]:
+    """Return the variables with which worker `index` finds the others, and its GPU if any."""
+    task = {
+        "cluster": {"worker": [f"127.0.0.1:{port}" for port in ports]},
+        "task": {"type": "worker", "index": index},
+    }
+    variables = os.environ | {
+        "TF_CONFIG": json.dumps(task),
+        "SIAMESE_DEVICES": "workers",
+        "SIAMESE_RUNS": str(runs / f"worker-{index}" if index else runs),
+    }
+    if GPUS:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(len(GPUS))))
+        variables["CUDA_VISIBLE_DEVICES"] = visible.split(",")[index]
+    return variables
