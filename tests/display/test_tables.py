@@ -1,14 +1,11 @@
-"""Tables made from data: what a stranger called a file is shown, and not carried out."""
+"""Tables made from data: what a stranger called a file is shown, and never run."""
 
 import html.parser
 
-import pytest
-
 from workbook.display.tables import NO_MATH, escaped, table
 
-hostile = pytest.mark.hostile
 NAMES = {  # what it would be: the name
-    "a picture that runs a script": "<img src=x onerror=alert(1)>.jpg",
+    "an image that runs a script": "<img src=x onerror=alert(1)>.jpg",
     "the end of the cell": "</td></tr></table><script>alert(1)</script>",
     "an entity": "&lt;b&gt; &amp;",
     "quotes": "\"'><b>",
@@ -38,16 +35,14 @@ class Reader(html.parser.HTMLParser):
             self.cells[-1] += data
 
 
-@hostile(len(NAMES))
 def test_each_cell_says_what_it_was_given_and_has_no_markup_of_its_own():
     page = table(["file", "reason"], [[name, what] for what, name in NAMES.items()]).data
     read = Reader(page)
     assert read.cells == ["file", "reason", *(x for pair in NAMES.items() for x in pair[::-1])]
     assert set(read.tags) == {"table", "thead", "tbody", "tr", "th", "td"}
-    assert page.startswith(f'<table class="{NO_MATH}">'), "MathJax leaves it alone"
+    assert page.startswith(f'<table class="{NO_MATH}">'), "MathJax skips it"
 
 
-@hostile
 def test_control_characters_and_broken_bytes_are_written_out():
     assert escaped("a\nb\x1b[2J\udcff<") == r"a\nb\x1b[2J\udcff&lt;"
 

@@ -1,19 +1,41 @@
-"""Pictures in the workbook's style, and where a run keeps them."""
+"""Figures of images in the workbook's style, and where a run keeps its figures."""
 
 import io
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
 
-KINDS = ("anchor", "positive", "negative")
+from workbook.support.config import Config
+
+# Colours that people with any colour vision can tell apart (Okabe and Ito 2008)
+BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, BLACK = PALETTE = [
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000",
+]  # fmt: skip
+ROLES = {"anchor": BLACK, "positive": BLUE, "negative": ORANGE}
 
 
-def show_images(images, titles=None, columns=12, colors=None, width=12, title=None, captions=None):
-    """A grid of images (n, h, w, 3), 0..255; the figure.
+def show_images(
+    images: Sequence[np.ndarray] | np.ndarray,
+    titles: Sequence[str] | np.ndarray | None = None,
+    columns: int = 12,
+    colors: Sequence[str] | np.ndarray | None = None,
+    width: float = 12,
+    title: str | None = None,
+    captions: Sequence[str] | None = None,
+) -> Figure:
+    """Draw a grid of images.
 
-    titles stand above the images, captions below them, colors are those of their frames: each one
-    an image. They are shown as they are: a class called "$x$" is no formula.
+    Parameters
+    ----------
+    images : (n, h, w, 3), 0..255.
+    titles, captions, colors : one per image: the text above it, the text below it, and the colour
+        of its frame. Texts are shown as they are: a class called "$x$" is no formula.
+    columns : images per row.
+    width : of the figure, in inches.
+    title : the text above the grid.
     """
     rows, lines = -(-len(images) // columns), (titles is not None) + (captions is not None)
     height = width / columns * rows * (1 + 0.13 * lines) + 0.4 * bool(title)
@@ -37,33 +59,45 @@ def show_images(images, titles=None, columns=12, colors=None, width=12, title=No
     return figure
 
 
-def show_triplets(images, triplets, d_ap, d_an, width=8):
-    """Triplets (n, 3) of rows of `images`, one a column, their distances (n,) below; the figure."""
-    n = len(triplets)
-    captions = [""] * n + [f"d(a, p) = {d:.3f}" for d in d_ap]
+def show_triplets(
+    images: np.ndarray,
+    triplets: np.ndarray,
+    d_ap: Sequence[float] | np.ndarray,
+    d_an: Sequence[float] | np.ndarray,
+    width: float = 8,
+) -> Figure:
+    """Draw triplets, one per column, with their distances below the images.
+
+    Parameters
+    ----------
+    images : (n, h, w, 3), 0..255.
+    triplets : (t, 3) rows of `images`: anchor, positive, negative.
+    d_ap, d_an : (t,) squared distances.
+    width : of the figure, in inches.
+    """
+    count = len(triplets)
+    captions = [""] * count + [f"d(a, p) = {d:.3f}" for d in d_ap]
     captions += [f"d(a, n) = {d:.3f}" for d in d_an]
     return show_images(
         images[np.transpose(triplets).ravel()],
-        np.repeat(KINDS, n),
-        columns=n,
-        colors=np.repeat(["#000000", "#0072B2", "#D55E00"], n),
+        np.repeat(list(ROLES), count),
+        columns=count,
+        colors=np.repeat(list(ROLES.values()), count),
         width=width,
         captions=captions,
     )
 
 
-def save_figure(figure, config, name):
-    """Write `figure` to `<run>/figures/`: <name>.png, and <name>.svg if it holds no pictures.
+def save_figure(figure: Figure, config: Config, name: str) -> None:
+    """Write a figure to `<run>/figures/`: <name>.png, and <name>.svg if it contains no images.
 
-    The PNG has 200 dots an inch and 256 colours, which keeps it small. The README's come from here.
+    The PNG has 200 dots per inch and 256 colours, which keeps it small, and a white background,
+    which keeps it legible on a dark page. The README's figures come from here.
     """
     folder, file = config.run_dir / "figures", io.BytesIO()
     folder.mkdir(exist_ok=True)
-    figure.savefig(file, format="png", dpi=200)
+    figure.savefig(file, format="png", dpi=200, facecolor="white")
     Image.open(file).convert("RGB").quantize(256).save(folder / f"{name}.png", optimize=True)
     if not any(axis.images for axis in figure.axes):
         with plt.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
-            figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
-
-
-# ------------------------------------------------------------- drawings of the models, notebook 03
+            figure.savefig(folder / f"{name}.svg", metadata={"Date": None}, facecolor="white")

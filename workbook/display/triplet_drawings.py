@@ -1,0 +1,124 @@
+"""Drawings of one triplet in two dimensions: the zones of negatives, and what training changes."""
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle
+from numpy.typing import ArrayLike
+
+from workbook.display.figures import ROLES
+
+ZONES = {"hard": "#D55E00", "semi-hard": "#E69F00", "easy": "#009E73"}
+EXAMPLES = ((0.3, -0.42), (-0.62, 0.45), (-0.75, -0.75), (0.18, 1.12), (1.25, 0.95), (-1.5, 0.3))
+
+
+def draw_triplet_rings(
+    d_ap: float = 1.0, margin: float = 0.5, negatives: ArrayLike = EXAMPLES
+) -> Figure:
+    """Draw the anchor with the rings in which a negative is hard, semi-hard or easy.
+
+    A negative is hard if it is closer than the positive, semi-hard if it is farther by less than
+    the margin, and easy if it is farther by more (loss 0). The rings are drawn at the square roots
+    of the squared distances d(a, p) and d(a, p) + margin.
+
+    Parameters
+    ----------
+    d_ap : squared distance of anchor and positive, above 0.
+    margin : above 0.
+    negatives : (m, 2) positions relative to the anchor; each is coloured by its zone.
+    """
+    inner, outer = d_ap**0.5, (d_ap + margin) ** 0.5
+    places = np.asarray(negatives, float).reshape(-1, 2)
+    reach = 1.15 * max(1.25 * outer, float(np.abs(places).max(initial=0)))
+    figure, axis = plt.subplots(figsize=(6.2, 4.6), layout="constrained")
+    for radius, zone in ((3 * reach, "easy"), (outer, "semi-hard"), (inner, "hard")):
+        axis.add_patch(Circle((0, 0), radius, facecolor="white", edgecolor="none"))
+        axis.add_patch(Circle((0, 0), radius, facecolor=ZONES[zone], edgecolor="black", alpha=0.25))
+    distances = (places**2).sum(1)
+    zone_of = np.digitize(distances, [d_ap, d_ap + margin])
+    for i, (zone, marker) in enumerate(zip(ZONES, "v^D")):
+        those = places[zone_of == i]
+        rule = ("d(a, n) < d(a, p)", "d(a, p) ≤ d(a, n) < d(a, p) + margin",
+                "d(a, n) ≥ d(a, p) + margin: loss 0")[i]  # fmt: skip
+        look: dict[str, Any] = {
+            "marker": marker,
+            "color": ZONES[zone],
+            "edgecolors": "black",
+            "s": 70,
+        }
+        axis.scatter(*those.T, label=f"{zone} negative:\n{rule}", zorder=3, **look)
+    angle = np.deg2rad(35)
+    positive = inner * np.cos(angle), inner * np.sin(angle)
+    axis.plot([0, positive[0]], [0, positive[1]], color=ROLES["positive"], zorder=2)
+    for place, role, marker in (((0, 0), "anchor", "o"), (positive, "positive", "s")):
+        axis.scatter(
+            place[0], place[1], s=90, color=ROLES[role], marker=marker, zorder=4, label=role
+        )
+        axis.annotate(f"{role} ", place, ha="right", va="bottom", zorder=4, weight="bold")
+    axis.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[], aspect="equal")
+    axis.axis("off")
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), labelspacing=1)
+    return figure
+
+
+def draw_triplet_before_after(
+    before: ArrayLike, after: ArrayLike, margin: float | None = None
+) -> Figure:
+    """Draw one triplet before and after training, with arrows from old to new places.
+
+    The anchor stays in the middle and the positive on one line with it, so that all distances
+    within the triplet are true although the embedding has many dimensions.
+
+    Parameters
+    ----------
+    before, after : (3, dim) embeddings of anchor, positive, negative.
+    margin : if given, a dashed circle shows how far the negative has to be after training.
+    """
+    old, new = (_lay_out_triplet(np.asarray(points, float)) for points in (before, after))
+    figure, axis = plt.subplots(figsize=(7.6, 4.2), layout="constrained")
+    for i, (role, marker) in enumerate(zip(ROLES, "osv")):
+        color = ROLES[role]
+        if i:
+            arrow: dict[str, Any] = {"arrowstyle": "-|>", "color": color, "linewidth": 2}
+            axis.annotate("", new[i], old[i], arrowprops=arrow, zorder=2)
+            d_old, d_new = (points[i] @ points[i] for points in (old, new))
+            text = f"{role}: d(a, {role[0]}) {d_old:.2f} → {d_new:.2f}"
+            look: dict[str, Any] = {"facecolors": "white", "edgecolors": color, "zorder": 3}
+            axis.scatter(old[i][0], old[i][1], s=80, marker=marker, **look)
+        else:
+            text = role
+        axis.scatter(new[i][0], new[i][1], s=80, marker=marker, color=color, zorder=4, label=text)
+    places = np.concatenate([old, new])
+    low, high = places.min(0), places.max(0)
+    if margin is not None:
+        radius = (new[1] @ new[1] + margin) ** 0.5
+        circle = Circle((0, 0), radius, fill=False, linestyle="--", edgecolor="grey")
+        axis.add_patch(circle)
+        circle.set_label(f"d(a, p) + margin {margin:g}, after training")
+        low, high = np.minimum(low, -radius), np.maximum(high, radius)
+    axis.plot(
+        [],
+        [],
+        "o",
+        markersize=9,
+        markerfacecolor="white",
+        markeredgecolor="grey",
+        label="hollow: before training",
+    )
+    pad = 0.12 * max(high - low)
+    axis.set(xlim=(low[0] - pad, high[0] + pad), ylim=(low[1] - pad, high[1] + pad), xticks=[],
+             yticks=[], aspect="equal")  # fmt: skip
+    axis.axis("off")
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), labelspacing=1)
+    return figure
+
+
+def _lay_out_triplet(points: np.ndarray) -> np.ndarray:
+    """Lay points (3, dim) into a plane with true distances: the first at 0, the second on x."""
+    to_positive, to_negative = points[1] - points[0], points[2] - points[0]
+    length = np.linalg.norm(to_positive)
+    along = to_negative @ to_positive / length if length else 0.0
+    across = max(to_negative @ to_negative - along**2, 0.0) ** 0.5
+    return np.array([[0, 0], [length, 0], [along, across]])
