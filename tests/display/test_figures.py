@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgba
 
 from workbook.display import figures, model_drawings
 from workbook.support.tensorflow_start import keras
@@ -28,11 +29,10 @@ def test_triplets_stand_in_columns_with_their_distances_below():
     assert [axis.get_xlabel() for axis in figure.axes] == below
 
 
-@pytest.mark.hostile(3)
 def test_a_class_that_looks_like_a_formula_is_written_as_it_is():
     name = r"$\foo$"  # as a formula it is an error, which would stop the notebook
-    pictures = np.zeros((2, 4, 4, 3), np.uint8)
-    figure = figures.show_images(pictures, [name] * 2, captions=[name] * 2, title=name)
+    images = np.zeros((2, 4, 4, 3), np.uint8)
+    figure = figures.show_images(images, [name] * 2, captions=[name] * 2, title=name)
     plot = callbacks.LiveLossPlot(name, live=False)
     plot._draw()
     for drawn in (figure, plot.figure):
@@ -51,13 +51,20 @@ def test_the_drawn_embedding_counts_what_is_frozen_trained_and_only_kept():
     model = keras.Model(image, keras.layers.BatchNormalization()(x))  # 10 and 10 statistics
     for layer in model.layers[:3]:
         layer.trainable = False
-    written = written_in(model_drawings.draw_embedding(model, "conv5_block1_out"))
+    figure = model_drawings.draw_embedding(model, "conv5_block1_out")
+    written = written_in(figure)
     assert "frozen: 14 parameters " in written
     assert " trained: 661 parameters, and 10 statistics of BatchNorm" in written
     assert {"8×8×2\n8", "8×8×2\n6", "8×8×2", "128", "5\n645", "5\n20"} <= set(written)
+    squares = {s.get_width() * s.get_height(): s.get_facecolor() for s in figure.axes[0].patches
+               if s.get_width() == s.get_height()}  # fmt: skip
+    per_parameter = max(squares) / 645
+    for area, count in zip(sorted(squares), (6, 8, 20, 645)):
+        assert area == pytest.approx(count * per_parameter), "an area for each parameter"
+    assert squares[max(squares)] == to_rgba(model_drawings.TRAINED)
 
 
-def test_the_drawn_siamese_network_shows_the_three_pictures_and_one_embedding():
+def test_the_drawn_siamese_network_shows_the_three_images_and_one_embedding():
     figure = model_drawings.draw_siamese(np.zeros((3, 4, 4, 3), np.uint8))
     assert len(figure.axes[0].images) == 3
     written = written_in(figure)

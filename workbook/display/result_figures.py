@@ -25,7 +25,7 @@ BESIDE: dict[str, Any] = {
 def _histograms(axis: Axes, groups: Sequence[tuple[np.ndarray, str, str]], bins: int = 50) -> None:
     """Draw distances as outlined, translucent histograms; each group is (values, colour, label)."""
     values = np.concatenate([np.asarray(group[0], float) for group in groups])
-    edges = np.linspace(0, max(values.max(initial=0), 1e-9), bins + 1)
+    edges = np.linspace(0, values.max(initial=0) or 1, bins + 1)
     for distances, color, label in groups:
         if len(distances):
             look: dict[str, Any] = {
@@ -71,7 +71,7 @@ def plot_distance_histogram(
         arrow = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0}
         axis.annotate("", (start + margin, height), (start, height), arrowprops=arrow)
         axis.text(start + margin, height, f"  margin {margin:g}", va="center")
-        axis.set_ylim(0, 1.1 * height)
+        axis.set(xlim=(None, max(axis.get_xlim()[1], start + 2 * margin)), ylim=(0, 1.1 * height))
     axis.set(xlabel="squared distance", ylabel="share of the pairs, %", title=title)
     axis.legend(**BESIDE)
     return axis
