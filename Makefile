@@ -22,7 +22,7 @@ check: no-settings .venv/ready
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m mypy
 	@$(BIN)/lint-imports --no-logo
-	@$(BIN)/python -m pytest -p no:nbval -o addopts=-q $(QUICK)
+	@$(BIN)/python -m pytest -p no:nbval -o addopts=-q @tests/quick.txt
 
 # copies in lab/ to type in, made where they are missing; FRESH=1: new ones, the old are kept
 lab: no-settings .venv/ready

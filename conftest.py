@@ -1,4 +1,7 @@
-"""How pytest runs the notebooks (nbval): results go to a temporary folder."""
+"""How pytest runs the notebooks (nbval): results go to a temporary folder.
+
+A notebook stops at its first failing cell, because the later ones need what that cell makes.
+"""
 
 import os
 import tempfile
@@ -6,13 +9,17 @@ import tempfile
 import pytest
 
 RUNS = tempfile.TemporaryDirectory(prefix="siamese_runs_")
-# kernels inherit these; three epochs learn enough to be checked
-os.environ.update(SIAMESE_RUNS=RUNS.name, SIAMESE_LIVE="0", SIAMESE_EPOCHS="3")
-os.environ["SIAMESE_PRESET"] = "quick"  # also where a GPU makes "full" the default: no download
+os.environ.update(  # the kernels that nbval starts inherit these variables
+    SIAMESE_RUNS=RUNS.name,
+    SIAMESE_LIVE="0",
+    SIAMESE_EPOCHS="3",  # enough to be checked
+    SIAMESE_PRESET="quick",  # where there is a GPU the default is "full", which downloads
+)
 failed_notebooks = set()
 
 
 def is_cell(item):
+    """Whether pytest's `item` is a cell of a notebook."""
     return hasattr(item, "output_timeout")
 
 
@@ -27,28 +34,6 @@ def pytest_runtest_makereport(item, call):
     if is_cell(item) and report.failed:
         failed_notebooks.add(item.parent.nodeid)
     return report
-
-
-TRIED = {
-    "odd_image": "odd images",
-    "odd_dataset": "odd datasets",
-    "fault": "faults",
-    "hostile": "strangers' tricks",
-}
-counts = dict.fromkeys(TRIED, 0)  # fault(3): a test that tries three
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item):
-    yield  # an exception passes by what follows: only what passed is counted
-    for name in TRIED:
-        counts[name] += sum(m.args[0] if m.args else 1 for m in item.iter_markers(name))
-
-
-def pytest_terminal_summary(terminalreporter):
-    if any(counts.values()):
-        line = ", ".join(f"{counts[name]} {what}" for name, what in TRIED.items())
-        terminalreporter.write_line(f"tried and passed: {line}")
 
 
 def pytest_runtest_setup(item):

@@ -28,6 +28,7 @@ from workbook.commands import run
 from workbook.commands.notebook_files import list_notebooks
 from workbook.data import toys
 from workbook.display import embedding_page
+from workbook.settings import read_config
 
 # where screenshots stay for a look; the tests need them nowhere
 SHOTS = os.environ.get("SCREENSHOTS")
@@ -175,15 +176,15 @@ def scroll_to(browser, text):
     browser.wait(script, 60)
 
 
-# looks at each frame that the browser draws: how many pictures the watched cell shows, how high
+# looks at each frame that the browser draws: how many images the watched cell shows, how high
 WATCH = """
-window.frames_ = []; window.pictures = [];
+window.frames_ = []; window.drawings = [];
 const before = watched.querySelector('.jp-OutputArea-output img')?.src;
 (function look() {
     const images = [...watched.querySelectorAll('.jp-OutputArea-output img')];
     const source = images[0]?.src;
-    if (source && source !== before && source !== pictures.at(-1)) pictures.push(source);
-    if (pictures.length) frames_.push([images.length, images[0]?.clientHeight ?? 0]);
+    if (source && source !== before && source !== drawings.at(-1)) drawings.push(source);
+    if (drawings.length) frames_.push([images.length, images[0]?.clientHeight ?? 0]);
     requestAnimationFrame(look);
 })()
 """
@@ -191,16 +192,19 @@ PROMPT = "watched.querySelector('.jp-InputPrompt').textContent"
 RUNNING = "[...document.querySelectorAll('.jp-InputPrompt')].some(e => e.textContent == '[*]:')"
 
 
+TRAINING_CELL = "LiveLossPlot("  # in the source of the cell that trains
+
+
 def test_live_plot_changes_in_place_while_the_training_cell_runs(browser, lab, workbook):
     open_notebook(browser, lab, "04_training.ipynb")
     browser.click(".lm-MenuBar-itemLabel", "Run")
     browser.click(".lm-Menu-item", "Run All Cells")
-    scroll_to(browser, "LiveLossPlot(")
+    scroll_to(browser, TRAINING_CELL)
     browser.wait(f"{PROMPT} == '[*]:'", 30)
     browser.run(WATCH)
-    browser.wait(f"pictures.length >= 3 || {PROMPT} != '[*]:'", 120)
-    assert browser.run(PROMPT) == "[*]:", "three pictures came while it ran"
-    scroll_to(browser, "LiveLossPlot(")  # Run had moved on to the last cell
+    browser.wait(f"drawings.length >= 3 || {PROMPT} != '[*]:'", 120)
+    assert browser.run(PROMPT) == "[*]:", "three images came while it ran"
+    scroll_to(browser, TRAINING_CELL)  # Run had moved on to the last cell
     shot(browser, "training")
     browser.wait(f"{PROMPT} != '[*]:'", 120)
     final = browser.run("watched.querySelector('.jp-OutputArea-output img').src")
@@ -214,7 +218,7 @@ def test_live_plot_changes_in_place_while_the_training_cell_runs(browser, lab, w
     browser.wait(f"!{RUNNING}", 60)
     assert browser.run("watched.querySelector('.jp-OutputArea-output img').src") == final
     browser.wait(f"{KERNELS}.then(states => states.includes('idle'))", 60)
-    print(f"{browser.run('pictures.length')} pictures, looked at in {len(frames)} frames")
+    print(f"{browser.run('drawings.length')} images, seen in {len(frames)} frames")
 
     copy, before = workbook / "lab/04_training.ipynb", (workbook / "lab/04_training.ipynb").stat()
     browser.click(".lm-MenuBar-itemLabel", "File")
@@ -230,7 +234,7 @@ def dark_theme_keeps_the_plot_on_its_own_light_ground(browser):
     browser.click(".lm-Menu-item", "Theme")
     browser.click(".lm-Menu-item", "JupyterLab Dark")
     browser.wait("document.body.dataset.jpThemeLight == 'false'", 30)
-    scroll_to(browser, "LiveLossPlot(")
+    scroll_to(browser, TRAINING_CELL)
     shot(browser, "training_dark")
     corner = browser.run("""(async () => {
         const image = watched.querySelector('.jp-OutputArea-output img');
@@ -270,46 +274,46 @@ RUNS_A_SCRIPT = '<img src=x onerror="window.ran=1">.jpg'
 FORMULA = r"$\alpha$"
 
 
-def audit_of_hostile_names(path):
-    """A notebook whose last cell is the audit table of notebook 1, of files with such names."""
-    source = nbformat.read(ROOT / "notebooks/01_data_exploration.ipynb", as_version=4)
-    [audit] = [c.source for c in source.cells if "*data.problems, *data.warnings" in c.source]
-    data = f"""
-        import sys; sys.path.insert(0, "..")
-        from types import SimpleNamespace
-        from workbook import folders, tables
-        files = [folders.entry(name, name, "-") for name in ({RUNS_A_SCRIPT!r}, {FORMULA!r})]
-        data = SimpleNamespace(problems=files, warnings=[])
+def write_notebook_of_hostile_names(path):
+    """Write a notebook that shows files of such names in a table."""
+    code = f"""
+        import sys
+        sys.path.insert(0, "..")
+        from workbook.data import report
+        from workbook.display import tables
+        files = [report.report_entry(n, n, "-") for n in ({RUNS_A_SCRIPT!r}, {FORMULA!r})]
+        tables.table(list(files[0]), [list(entry.values()) for entry in files])
     """
-    cells = [nbformat.v4.new_code_cell(text) for text in (textwrap.dedent(data), audit)]
+    cells = [nbformat.v4.new_code_cell(textwrap.dedent(code).strip())]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
 
 
-def is_shown_and_not_carried_out(browser):
+def check_that_names_are_only_text(browser):
     cells = "[...document.querySelectorAll('.jp-OutputArea td')].map(e => e.textContent)"
     assert browser.wait(f"{cells}.length == 6 && {cells}", 60) == [
         RUNS_A_SCRIPT, RUNS_A_SCRIPT, "-", FORMULA, FORMULA, "-"
     ]  # fmt: skip
-    time.sleep(1)  # what is not to happen
+    time.sleep(1)  # for a script that must not run
     assert browser.run("window.ran ?? 0") == 0, "the file's name ran in the page"
     made = "document.querySelectorAll('.jp-OutputArea :is(img, mjx-container, .MathJax)').length"
-    assert browser.run(made) == 0, "neither a picture nor a formula"
+    assert browser.run(made) == 0, "neither an image nor a formula"
 
 
 def test_the_name_of_a_file_runs_nothing_in_lab(browser, lab, workbook):
-    audit_of_hostile_names(workbook / "lab/hostile.ipynb")
+    write_notebook_of_hostile_names(workbook / "lab/hostile.ipynb")
     open_notebook(browser, lab, "hostile.ipynb")
     browser.click(".lm-MenuBar-itemLabel", "Run")
     browser.click(".lm-Menu-item", "Run All Cells")
-    is_shown_and_not_carried_out(browser)
+    check_that_names_are_only_text(browser)
 
 
 def test_the_name_of_a_file_runs_nothing_in_the_html_copy(browser, workbook):
-    audit_of_hostile_names(workbook / "lab/for_html.ipynb")
-    assert run.execute(workbook / "lab/for_html.ipynb", workbook / "copy.ipynb") is None
+    write_notebook_of_hostile_names(workbook / "lab/for_html.ipynb")
+    source, copy = workbook / "lab/for_html.ipynb", workbook / "copy.ipynb"
+    assert run.execute(source, copy, read_config()) is None
     browser.open((workbook / "copy.html").as_uri())
-    is_shown_and_not_carried_out(browser)
+    check_that_names_are_only_text(browser)
 
 
 # each output and text of the notebook, scrolled to: how many there are, which are too wide, where
@@ -340,7 +344,7 @@ def test_a_notebook_fits_its_column_its_links_lead_somewhere_its_answers_are_col
     browser, lab, workbook, name
 ):
     source = nbformat.read(workbook / "notebooks" / name, as_version=4)
-    pictures = sum("image/png" in str(cell.get("outputs")) for cell in source.cells)
+    images = sum("image/png" in str(cell.get("outputs")) for cell in source.cells)
     texts = [cell.source for cell in source.cells if cell.cell_type == "markdown"]
     files = re.findall(r"\]\(([^)\s:#]+)[^):]*\)", "\n".join(texts))
     collapsible = "".join(texts).count("<details>")
@@ -351,7 +355,7 @@ def test_a_notebook_fits_its_column_its_links_lead_somewhere_its_answers_are_col
     def all_of_it():  # Lab lays a long notebook out bit by bit
         seen, wide, links, is_open = browser.run(MEASURE)
         paths = {urllib.parse.urlsplit(link).path for link in links}
-        whole = seen >= pictures + len(texts) and expected <= paths and len(is_open) == collapsible
+        whole = seen >= images + len(texts) and expected <= paths and len(is_open) == collapsible
         return whole and (wide, links, is_open)
 
     wide, links, is_open = chromium.until(all_of_it, 120, "the whole notebook, its links resolved")

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 
 import pytest
+from packaging.requirements import Requirement
 
 from workbook import ROOT
 from workbook.__main__ import build_parser
@@ -65,3 +66,18 @@ def test_commands_are_found_and_a_wrong_one_is_noticed():
     for wrong in ("make rum", "python -m workbook run COLOUR=red", "python -m workbook walk"):
         with pytest.raises((AssertionError, SystemExit)):
             check_command(wrong)
+
+
+def read_requirements(file):
+    lines = (
+        line.partition("#")[0].strip() for line in (ROOT / file).read_text("utf-8").splitlines()
+    )
+    return {r.name: r.specifier for r in map(Requirement, filter(None, lines))}
+
+
+def test_constraints_name_one_version_of_each_requirement_that_fits_it():
+    exact, required = (read_requirements(f) for f in ("constraints.txt", "requirements.txt"))
+    assert not set(required) - set(exact)
+    for name, specifier in exact.items():
+        [pin] = specifier
+        assert pin.operator == "==" and required.get(name, specifier).contains(pin.version), name

@@ -12,7 +12,6 @@ import pytest
 from workbook import ROOT
 from workbook.commands import learner
 from workbook.commands.notebook_files import list_notebooks
-from workbook.display import session
 from workbook.support.tensorflow_start import tf
 
 NOTEBOOKS = list_notebooks()
@@ -67,13 +66,6 @@ def test_the_notebooks_themselves_are_not_touched(tmp_path):
 
 
 # ------------------------------------------------------------------------ what a learner is shown
-
-
-def test_question_marks_print_plain_text_that_is_the_same_elsewhere(capsys):
-    signature = "\x1b[31mSignature:\x1b[39m f(x, g=<function a.g at 0x7f02>)"
-    colored = f"{signature}\n\x1b[1;34mDocstring:\x1b[0m y\nFile: /home/me/f.py"
-    session.show_in_place(None, {"text/plain": colored})
-    assert capsys.readouterr().out.splitlines() == ["Signature: f(x, g=a.g)", "Docstring: y", ""]
 
 
 def test_tensorflow_warns_but_not_of_retracing():
