@@ -20,14 +20,13 @@ import numpy as np
 
 import siamese_utils as su
 from workbook.support.tensorflow_start import keras
-from workbook.training import callbacks as training
+from workbook.training import callbacks as callbacks_module
 from workbook.training import checkpoint as checkpoint_module
 from workbook.training.batches import IndexBatches, pk_batches
-from workbook.training.mined_model import MinedSiameseModel
+from workbook.training.losses import TripletLoss
+from workbook.training.mined_model import MinedSiameseModel, build_optimizer
 
-checkpoint_module.Checkpoint.longest = (
-    0  # a file after each epoch, however long the one before took
-)
+checkpoint_module.Checkpoint.LONGEST_PAUSE = 0  # a file after each epoch, however long one takes
 EPOCHS = 6
 LABELS = np.repeat(np.arange(8), 6)
 
@@ -65,30 +64,54 @@ def embedding():
     return keras.Model(image, x)
 
 
-def build(seed=1, mining="semi-hard", rate=3e-3):
-    """(model, batches): a compiled SiameseModel and 48 images of 8 classes, the same weights for
-    the same seed."""
-    keras.utils.set_random_seed(seed)
+def make_batches(seed):
+    """48 images of 8 classes, in four batches per epoch."""
     images = np.random.default_rng(0).normal(size=(48, 16, 16, 3)) + LABELS[:, None, None, None] / 8
     sample = lambda epoch: pk_batches(LABELS, 4, 3, (seed, epoch))  # noqa: E731
-    batches = IndexBatches(np.float32(images), LABELS, sample)
-    model = MinedSiameseModel(embedding(), margin=0.5, mining=mining)
-    schedule = keras.optimizers.schedules.CosineDecay(rate, EPOCHS * len(batches))
+    return IndexBatches(np.float32(images), LABELS, sample)
+
+
+def build(seed=1):
+    """(model, batches): a new compiled model, with the same weights for the same seed."""
+    keras.utils.set_random_seed(seed)
+    batches = make_batches(seed)
+    model = MinedSiameseModel(embedding(), TripletLoss(0.5))
+    schedule = keras.optimizers.schedules.CosineDecay(3e-3, EPOCHS * len(batches))
     model.compile(keras.optimizers.AdamW(schedule))
     return model, batches
 
 
-def fit(folder, seed=1, callbacks=(), epochs=EPOCHS, **options):
-    """Train in `folder` as the notebook does; returns the model and its history."""
-    model, batches = build(seed)
-    plot = training.LiveLossPlot()
+_compiled = []  # the model that `rebuild` uses again, and the start of its optimizer
+
+
+def rebuild(seed=1):
+    """As `build`, but with one model for all calls: its program is compiled once per process."""
+    if not _compiled:
+        model, _ = build()
+        build_optimizer(model)
+        _compiled.append((model, [v.numpy() for v in model.optimizer.variables]))
+    model, start = _compiled[0]
+    keras.utils.set_random_seed(seed)
+    for variable, new in zip(model.embedding.variables, embedding().variables):
+        variable.assign(new)
+    for variable, value in zip(model.optimizer.variables, start):
+        variable.assign(value)
+    for metric in [*model.metrics, model.batches_with_triplet]:
+        metric.reset_state()
+    return model, make_batches(seed)
+
+
+def fit(folder, seed=1, callbacks=(), new_model=False, **options):
+    """Train in `folder` as `Trainer` does; returns the model and its history."""
+    model, batches = build(seed) if new_model else rebuild(seed)
+    plot = callbacks_module.LiveLossPlot()
     with checkpoint_module.Checkpoint(folder, batches, {"seed": seed}, **options) as checkpoint:
         history = model.fit(
             batches,
-            epochs=epochs,
+            epochs=EPOCHS,
             verbose=0,
             initial_epoch=checkpoint.restore(model),
-            callbacks=[training.Guard(), *callbacks, checkpoint, plot],
+            callbacks=[callbacks_module.Guard(), *callbacks, checkpoint, plot],
         ).history
     assert plot.history == history, "the live plot shows the whole curve"
     return model, history
@@ -97,7 +120,7 @@ def fit(folder, seed=1, callbacks=(), epochs=EPOCHS, **options):
 def result(model, history):
     """What a training gave: the loss curve, and the embeddings of the 48 images."""
     curves = {name: np.array(values) for name, values in history.items()}
-    return curves | {"embeddings": su.embed(model.embedding, build()[1].images)}
+    return curves | {"embeddings": su.embed(model.embedding, make_batches(1).images)}
 
 
 if __name__ == "__main__":
@@ -114,4 +137,4 @@ if __name__ == "__main__":
         callbacks = [keras.callbacks.LambdaCallback(on_train_batch_end=wait)]
     elif point:
         kill_at(point[0], point[1], int(point[2]))
-    np.savez(out, **result(*fit(folder, int(seed), callbacks)))
+    np.savez(out, **result(*fit(folder, int(seed), callbacks, new_model=True)))

@@ -16,7 +16,7 @@ import siamese_utils as su
 from workbook.models.devices import choose_strategy, synchronize_batch_norm
 from workbook.settings import read_config
 from workbook.support.tensorflow_start import keras, tf
-from workbook.training.batches import IndexBatches, pk_batches
+from workbook.training.batches import EpochSetter, IndexBatches, pk_batches
 from workbook.training.mined_model import MinedSiameseModel
 
 LABELS = np.repeat(np.arange(8), 4)
@@ -24,7 +24,7 @@ IMAGES = np.random.default_rng(0).normal(size=(32, 8, 8, 3)) + LABELS[:, None, N
 
 
 def build(mining, jit_compile=False):
-    """A small SiameseModel, compiled; the same weights each time."""
+    """A small model, compiled; the same weights each time. Without mining for explicit triplets."""
     keras.utils.set_random_seed(1)
     image = keras.Input((8, 8, 3))
     backbone = keras.Model(image, keras.layers.Conv2D(8, 3, activation="relu")(image))
@@ -33,18 +33,21 @@ def build(mining, jit_compile=False):
         (8, 8, 3), backbone=backbone, train_from=None, head=head, normalize=True
     )
     synchronize_batch_norm(embedding)
-    model = MinedSiameseModel(embedding, mining=mining)
+    model = MinedSiameseModel(embedding, miner=mining) if mining else su.SiameseModel(embedding)
     model.compile(keras.optimizers.AdamW(3e-3), jit_compile=jit_compile)
     return model
 
 
 def fit(model, epochs=10):
-    """Train on the images, two batches an epoch; returns the history."""
-    sample = lambda epoch: pk_batches(LABELS, 4, 4, epoch)  # noqa: E731
-    if model.mining is None:
-        sample = lambda epoch: su.random_triplets(LABELS, 32, epoch).reshape(2, 16, 3)  # noqa: E731
-    batches = IndexBatches(IMAGES, LABELS, sample)
-    return model.fit(batches, epochs=epochs, shuffle=False, verbose=0).history
+    """Train on the images, two batches per epoch; returns the history."""
+    options = {"epochs": epochs, "shuffle": False, "verbose": 0}
+    if isinstance(model, MinedSiameseModel):
+        batches = IndexBatches(IMAGES, LABELS, lambda epoch: pk_batches(LABELS, 4, 4, epoch))
+    else:
+        draw = lambda epoch: su.random_triplets(LABELS, 32, epoch).reshape(2, 16, 3)  # noqa: E731
+        batches = IndexBatches(IMAGES, LABELS, draw)
+        options = EpochSetter.added_to(options, batches)
+    return model.fit(batches, **options).history
 
 
 if __name__ == "__main__":

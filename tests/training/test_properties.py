@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
+from evaluation.test_retrieval import loop_metrics
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_retrieval import loop_metrics
 
 import siamese_utils as su
 from workbook.evaluation.retrieval import retrieval_metrics
-from workbook.training.mining import MINING, mine_triplets
+from workbook.training.mining import STRATEGIES, mine_triplets
 
 settings.register_profile(
     "steady",  # the same examples each time, no time limit: a slow machine is no failure
@@ -53,7 +53,7 @@ def has_triplet(labels):
     return len(counts) > 1 and counts.max() > 1
 
 
-@pytest.mark.parametrize("strategy", MINING)
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @given(batch=batches())
 def test_permuting_a_batch_permutes_the_mined_triplets(strategy, batch):
     points, labels, order = batch
@@ -62,7 +62,7 @@ def test_permuting_a_batch_permutes_the_mined_triplets(strategy, batch):
     assert as_set(order[permuted]) == as_set(mined) and len(permuted) == len(mined)
 
 
-@pytest.mark.parametrize("strategy", MINING)
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @given(batch=batches(ties=True))
 def test_a_mined_triplet_is_never_wrong_and_never_twice(strategy, batch):
     points, labels, _ = batch

@@ -1,6 +1,5 @@
 """Training survives: processes really killed, files really damaged, disks really full."""
 
-import ast
 import contextlib
 import os
 import shutil
@@ -9,18 +8,16 @@ import sys
 import zipfile
 
 import keras
-import nbformat
 import numpy as np
 import pytest
 import small_run
 
 import siamese_utils as su
-from workbook import ROOT
 from workbook.models import saved_models
 from workbook.support import atomic_files, folder_lock
-from workbook.training import callbacks as training
 from workbook.training import checkpoint as checkpoint_module
-from workbook.training.batches import IndexBatches
+from workbook.training.batches import EpochSetter, IndexBatches
+from workbook.training.losses import TripletLoss
 
 
 @pytest.fixture
@@ -47,7 +44,6 @@ def finish(child, killed=False):
     return printed
 
 
-@pytest.mark.fault(4)  # that many faults
 def test_killed_again_and_again_the_result_is_bit_equal(tmp_path, launch):
     folder, out = tmp_path / "run", tmp_path / "resumed.npz"
 
@@ -62,17 +58,17 @@ def test_killed_again_and_again_the_result_is_bit_equal(tmp_path, launch):
     folder_lock.unlock_folder(folder)
 
     written = launch(folder, out, 1, "write", "v9.npy", 2)
-    assert "going on after epoch 1" in finish(written, killed=True)
+    assert "continuing after epoch 1" in finish(written, killed=True)
     (part,) = folder.glob("*.part.npz")
     assert part.stat().st_size and not zipfile.is_zipfile(part), "cut in the middle"
 
     between = launch(folder, out, 1, "os.rename", ".part.npz", 2)  # the old one is moved away
-    assert "going on after epoch 2" in finish(between, killed=True)
+    assert "continuing after epoch 2" in finish(between, killed=True)
     assert not (folder / "checkpoint.npz").exists()
 
     at_the_end = launch(folder, out, 1, "os.remove", "checkpoint.npz", 1)  # one of two is gone
-    assert "going on after epoch 3" in finish(at_the_end, killed=True)
-    assert "going on after epoch 6" in finish(launch(folder, out, 1))
+    assert "continuing after epoch 3" in finish(at_the_end, killed=True)
+    assert "continuing after epoch 6" in finish(launch(folder, out, 1))
     assert [path.name for path in folder.iterdir()] == ["training.lock"], "nothing else stays"
 
     expected = small_run.result(*small_run.fit(tmp_path / "straight"))
@@ -102,7 +98,7 @@ def stopped(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stopped") / "run"
     with pytest.raises(KeyboardInterrupt):
         small_run.fit(folder, callbacks=[stop_in(3)])
-    model, history = small_run.fit(folder / "straight")
+    model, history = small_run.fit(folder / "straight", new_model=True)
     return folder, model.get_weights(), history
 
 
@@ -119,8 +115,8 @@ def expected(stopped):
 
 
 def restore(folder, seed=1, change=None, **options):
-    """The epoch that a new model of that seed, changed by `change`, finds in `folder`."""
-    model, batches = small_run.build(seed)
+    """The epoch that a model of that seed, changed by `change`, finds in `folder`."""
+    model, batches = small_run.build(seed) if change else small_run.rebuild(seed)
     if change:
         change(model, batches)
     return checkpoint_module.Checkpoint(folder, batches, {"seed": seed}, **options).restore(model)
@@ -134,11 +130,11 @@ def test_a_stopped_training_goes_on_and_a_finished_one_starts_again(interrupted,
     for goes_on in (True, False):
         model, history = small_run.fit(interrupted)
         assert history == stopped[2] and equal(model.get_weights(), stopped[1])
-        assert ("going on after epoch 2" in capsys.readouterr().out) is goes_on
+        assert ("continuing after epoch 2" in capsys.readouterr().out) is goes_on
 
 
 def test_the_same_cell_again_in_the_same_kernel(tmp_path, expected):
-    model, batches = small_run.build()
+    model, batches = small_run.rebuild()
     checkpoint = checkpoint_module.Checkpoint(tmp_path, batches, {"seed": 1})
     for callbacks in ([stop_in(1)], [stop_in(4)], []):
         with contextlib.suppress(KeyboardInterrupt), checkpoint:
@@ -160,7 +156,8 @@ def test_a_plain_siamese_model_goes_on_too(tmp_path):
         with checkpoint_module.Checkpoint(folder, batches, {}) as checkpoint:
             done = checkpoint.restore(model)
             options = {"epochs": 4, "initial_epoch": done, "verbose": 0}
-            history = model.fit(batches, callbacks=[*callbacks, checkpoint], **options).history
+            callbacks = [EpochSetter(batches), *callbacks, checkpoint]
+            history = model.fit(batches, callbacks=callbacks, **options).history
         return done, history, model.get_weights()
 
     with pytest.raises(KeyboardInterrupt):
@@ -170,7 +167,7 @@ def test_a_plain_siamese_model_goes_on_too(tmp_path):
 
 
 def test_forgetting_with_or_restore_is_an_error_and_removes_nothing(interrupted):
-    model, batches = small_run.build()
+    model, batches = small_run.rebuild()
     checkpoint = checkpoint_module.Checkpoint(interrupted, batches, {"seed": 1})
     with pytest.raises(RuntimeError, match=r"initial_epoch=checkpoint\.restore"), checkpoint:
         model.fit(batches, callbacks=[checkpoint], verbose=0)
@@ -181,7 +178,7 @@ def test_forgetting_with_or_restore_is_an_error_and_removes_nothing(interrupted)
 
 
 class Clock:
-    """A `time` for `training`: an epoch takes 30 seconds, writing a checkpoint as many as told."""
+    """A `time` for `checkpoint`: an epoch takes 30 seconds, writing takes as many as told."""
 
     def __init__(self, monkeypatch, writing):
         self.now, self.epochs, self.written = 0, 0, []
@@ -193,9 +190,9 @@ class Clock:
             with atomic_files.atomic_file(path) as part:
                 yield part
 
-        monkeypatch.setattr(training, "time", self)
-        monkeypatch.setattr(training, "atomic_file", slow_file)
-        monkeypatch.setattr(checkpoint_module.Checkpoint, "longest", 300)
+        monkeypatch.setattr(checkpoint_module, "time", self)
+        monkeypatch.setattr(checkpoint_module, "atomic_file", slow_file)
+        monkeypatch.setattr(checkpoint_module.Checkpoint, "LONGEST_PAUSE", 300)
 
     def monotonic(self):
         return self.now
@@ -215,7 +212,6 @@ def test_writing_takes_a_twentieth_of_the_time(tmp_path, monkeypatch, writing, e
     assert clock.written == list(epochs)
 
 
-@pytest.mark.fault(2)
 def test_what_was_not_written_yet_a_stop_writes_and_a_kill_loses(tmp_path, monkeypatch, expected):
     """The next training goes on from there, to the same result."""
     clock = Clock(monkeypatch, writing=60)
@@ -233,10 +229,9 @@ def test_what_was_not_written_yet_a_stop_writes_and_a_kill_loses(tmp_path, monke
         assert small_run.fit(tmp_path / name)[1] == expected
 
 
-@pytest.mark.fault
 def test_what_fails_after_the_training_loses_nothing_of_it(tmp_path, expected):
     """Such as a full disk where the embedding is to be saved: only a whole `with` ends it."""
-    model, batches = small_run.build()
+    model, batches = small_run.rebuild()
     options = {"epochs": small_run.EPOCHS, "verbose": 0}
     with (
         pytest.raises(OSError, match="full"),
@@ -249,34 +244,23 @@ def test_what_fails_after_the_training_loses_nothing_of_it(tmp_path, expected):
     assert small_run.fit(tmp_path)[1] == expected
 
 
-def test_notebook_4_saves_before_the_checkpoint_goes_and_before_anything_is_compared():
-    cells = nbformat.read(ROOT / "notebooks/04_training.ipynb", as_version=4).cells
-    code = [cell.source for cell in cells if cell.cell_type == "code"]
-    (number,) = [i for i, source in enumerate(code) if "Checkpoint(" in source]
-    (block,) = [node for node in ast.parse(code[number]).body if isinstance(node, ast.With)]
-    assert "fit(" in ast.unparse(block.body[-3]), "then the clock, then what is trained is saved"
-    assert ast.unparse(block.body[-1]).startswith("run_folder.save_model(embedding, ")
-    assert not any("save_model(" in source for source in code[number + 1 :])
-
-
 def test_half_precision_goes_on_in_the_same_kernel(tmp_path, capsys):
     """Its optimiser has one inside, whose name Keras numbers too."""
     keras.config.set_dtype_policy("mixed_float16")
     try:
         with pytest.raises(KeyboardInterrupt):
-            small_run.fit(tmp_path / "run", callbacks=[stop_in(3)])
-        model, history = small_run.fit(tmp_path / "run")
-        assert "going on after epoch 2" in capsys.readouterr().out
+            small_run.fit(tmp_path / "run", callbacks=[stop_in(3)], new_model=True)
+        model, history = small_run.fit(tmp_path / "run", new_model=True)
+        assert "continuing after epoch 2" in capsys.readouterr().out
         assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
-        straight, expected = small_run.fit(tmp_path / "straight")
+        straight, expected = small_run.fit(tmp_path / "straight", new_model=True)
     finally:
         keras.config.set_dtype_policy("float32")
     assert history == expected and equal(model.get_weights(), straight.get_weights())
 
 
-@pytest.mark.fault(80)
 def test_whatever_byte_is_changed_no_damaged_state_is_used(interrupted, capsys):
-    model, batches = small_run.build()
+    model, batches = small_run.rebuild()
     checkpoint = checkpoint_module.Checkpoint(interrupted, batches, {"seed": 1})
 
     def restored():
@@ -296,7 +280,6 @@ def test_whatever_byte_is_changed_no_damaged_state_is_used(interrupted, capsys):
     assert capsys.readouterr().out.count("is damaged") == epochs.count(1) > 40
 
 
-@pytest.mark.fault
 @pytest.mark.parametrize("content", [b"", b"PK", b"not a checkpoint", "half"])
 def test_a_damaged_last_checkpoint_leaves_the_one_before_and_the_same_result(
     interrupted, content, expected, capsys
@@ -313,7 +296,6 @@ def test_a_damaged_last_checkpoint_leaves_the_one_before_and_the_same_result(
         assert small_run.fit(interrupted)[1] == expected
 
 
-@pytest.mark.fault(2)
 def test_both_damaged_trains_from_the_start_and_says_so(interrupted, capsys):
     for file in interrupted.glob("*.npz"):
         file.write_bytes(b"x")
@@ -322,7 +304,7 @@ def test_both_damaged_trains_from_the_start_and_says_so(interrupted, capsys):
 
 
 def other_margin(model, batches):
-    model.margin = 0.4
+    model.triplet_loss_function = TripletLoss(0.4)
 
 
 def other_rate(model, batches):
@@ -345,7 +327,7 @@ def other_images(model, batches):
 def test_a_checkpoint_of_another_training_is_named_and_not_used(interrupted, word, options, capsys):
     assert restore(interrupted, **options) == 0
     printed = capsys.readouterr().out
-    assert printed.count("of another training: not used") == 2 and word in printed
+    assert printed.count("is of another training and not used") == 2 and word in printed
 
 
 def test_resume_false_drops_an_interrupted_training(interrupted):
@@ -362,7 +344,7 @@ def small_disk(folder, size):
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a small disk takes Linux and root")
+        pytest.skip("mounting a small disk needs Linux and root")
     try:
         yield
     finally:
@@ -387,7 +369,6 @@ def intact(folder, size):
     assert not list(folder.glob("*.part*")) and size == (folder / "checkpoint.npz").stat().st_size
 
 
-@pytest.mark.fault
 def test_a_write_that_the_system_refuses_is_an_error_and_costs_nothing(interrupted, expected):
     size = (interrupted / "checkpoint.npz").stat().st_size
     with file_limit(size // 2), pytest.raises(OSError, match=r"checkpoint\.npz could not"):
@@ -396,7 +377,6 @@ def test_a_write_that_the_system_refuses_is_an_error_and_costs_nothing(interrupt
     assert small_run.fit(interrupted)[1] == expected
 
 
-@pytest.mark.fault
 def test_a_full_disk_is_an_error_and_costs_nothing(interrupted, tmp_path):
     size = (interrupted / "checkpoint.npz").stat().st_size
     disk = tmp_path / "disk"
@@ -408,7 +388,6 @@ def test_a_full_disk_is_an_error_and_costs_nothing(interrupted, tmp_path):
         intact(disk, size)
 
 
-@pytest.mark.fault
 def test_a_full_disk_shows_before_the_first_epoch(tmp_path):
     steps = []
     count = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_, **__: steps.append(1))
@@ -417,9 +396,8 @@ def test_a_full_disk_shows_before_the_first_epoch(tmp_path):
     assert not steps and not list((tmp_path / "run").glob("*.npz"))
 
 
-@pytest.mark.fault
 def test_a_model_is_saved_whole_or_not_at_all(tmp_path):
-    model, _ = small_run.build()
+    model, _ = small_run.rebuild()
     path = tmp_path / "embedding.keras"
     saved_models.save_model(model.embedding, path)
     good = path.read_bytes()

@@ -8,54 +8,45 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-import small_run
 import tensorflow as tf
+from small_models import LABELS, make_images, small_embedding
 
 import siamese_utils as su
 from workbook import ROOT
 from workbook.models import saved_models
+from workbook.training.losses import TripletLoss
 from workbook.training.mined_model import MinedSiameseModel
 
 READER = """
 import sys
 sys.path.insert(0, sys.argv[1])
-import siamese_utils as su, keras, numpy as np, tensorflow as tf, workbook.mining
+import siamese_utils as su, keras, numpy as np, tensorflow as tf, workbook.training.mined_model
 
 images = np.load("images.npy")
 embedding = keras.models.load_model("embedding.keras", safe_mode=True)
 siamese = keras.models.load_model("siamese.keras", safe_mode=True)
-loaded = tf.saved_model.load("served")  # it needs a name: without one its weights are let go
+loaded = tf.saved_model.load("served")  # it needs a name: without one its weights are freed
 served = loaded.serve(images).numpy()
 np.savez(
     "read.npz", embedding=su.embed(embedding, images), siamese=su.embed(siamese.embedding, images),
     served=served, steps=int(siamese.optimizer.iterations),
     momentum=siamese.optimizer.variables[2].numpy(),
 )
-print(siamese.margin, siamese.mining, type(siamese.optimizer.learning_rate).__name__)
+print(siamese.margin, siamese.miner.strategy, type(siamese.optimizer.learning_rate).__name__)
 """
-
-
-def small_head(feature_map):
-    return su.specified_head(feature_map, units=(32, 16, 8))
 
 
 def full_path_embedding():
     """As the notebooks build it, ResNet's preprocessing and the two parts included, but small."""
-    image = keras.Input((16, 16, 3))
-    x = su.ResNetPreprocessing()(image)
-    x = keras.layers.Conv2D(8, 3, strides=2, activation="relu")(x)
-    x = keras.layers.Conv2D(8, 3, strides=2, activation="relu", name="conv_b")(x)
-    backbone = keras.Model(image, x)
-    options = {"backbone": backbone, "train_from": "conv_b", "head": small_head}
-    return su.build_embedding_model((16, 16, 3), normalize=True, **options)
+    return small_embedding(su.ResNetPreprocessing())
 
 
 def test_a_fresh_process_reads_the_same_numbers(tmp_path):
     keras.utils.set_random_seed(0)
-    images = np.random.default_rng(0).integers(0, 256, (48, 16, 16, 3)).astype("float32")
-    model = MinedSiameseModel(full_path_embedding(), margin=0.7, mining="batch-hard")
+    images = make_images()
+    model = MinedSiameseModel(full_path_embedding(), TripletLoss(0.7), "batch-hard")
     model.compile(keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(1e-3, 100)))
-    model.fit(images, small_run.LABELS, batch_size=24, epochs=3, verbose=0)
+    model.fit(images, LABELS, batch_size=12, epochs=3, verbose=0)
     expected = su.embed(model.embedding, images)
 
     saved_models.save_model(model.embedding, tmp_path / "embedding.keras")
@@ -71,7 +62,6 @@ def test_a_fresh_process_reads_the_same_numbers(tmp_path):
     with np.load(tmp_path / "read.npz") as read:
         np.testing.assert_array_equal(read["embedding"], expected)
         np.testing.assert_array_equal(read["siamese"], expected)
-        print("served", abs(read["served"] - expected).max())
         np.testing.assert_allclose(read["served"], expected, atol=1e-6)  # another graph, one batch
         assert read["steps"] == 6
         np.testing.assert_array_equal(read["momentum"], model.optimizer.variables[2].numpy())
@@ -95,10 +85,10 @@ def test_serving_takes_any_number_of_images(tmp_path):
         np.testing.assert_allclose(found, su.embed(embedding, images), atol=1e-6)
 
 
-def test_a_siamese_model_says_that_the_embedding_is_what_is_exported(tmp_path):
-    for kind in (su.SiameseModel, MinedSiameseModel):
-        with pytest.raises(ValueError, match=r"model\.embedding\.export\(folder\)"):
-            kind(full_path_embedding()).export(tmp_path / "served")
+@pytest.mark.parametrize("kind", [su.SiameseModel, MinedSiameseModel])
+def test_a_siamese_model_says_that_the_embedding_is_what_is_exported(kind, tmp_path):
+    with pytest.raises(ValueError, match=r"model\.embedding\.export\(folder\)"):
+        kind(full_path_embedding()).export(tmp_path / "served")
 
 
 def test_a_file_from_when_siamese_model_mined_is_refused_and_read_as_it_says(tmp_path):

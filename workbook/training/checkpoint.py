@@ -23,6 +23,8 @@ from workbook.support.text import printable
 from workbook.training.batches import IndexBatches
 from workbook.training.mined_model import MinedSiameseModel, build_optimizer
 
+FORMAT = 2  # of the facts that a checkpoint notes about its training
+
 
 def _get_random_state() -> list:
     """Return the state of Python's and NumPy's global generators as JSON holds it."""
@@ -133,6 +135,9 @@ class Checkpoint(keras.callbacks.Callback):
             except Exception as error:  # whatever a damaged file raises
                 print(printable(f"{path} is damaged and not used: {error}"), flush=True)
                 continue
+            if state["facts"].get("format") != FORMAT:
+                print(f"{printable(path)} was written by another version of the workbook: not used")
+                continue
             if differences := self._differences(state["facts"]):
                 print(printable(f"{path} is of another training and not used: {differences}"))
                 continue
@@ -148,6 +153,7 @@ class Checkpoint(keras.callbacks.Callback):
         images, labels = self.batches.images, self.batches.labels
         sample = np.ascontiguousarray(images[:: max(1, len(images) // 16)])
         facts = self.settings | {
+            "format": FORMAT,
             "images": [*images.shape, zlib.crc32(sample)],
             "labels": zlib.crc32(np.ascontiguousarray(labels)),
             "batches per epoch": len(self.batches),

@@ -19,7 +19,7 @@ class MinedSiameseModel(SiameseModel):
     Parameters
     ----------
     model : an embedding model or a trainable tail.
-    loss : a `TripletLoss`, or another callable of (distances, labels, triplets).
+    loss : a `TripletLoss`, or another dataclass with a margin and the same way of being called.
     miner : a `Miner`, or the name of its strategy.
 
     A batch is (images, labels): (b, ...) and (b,) integers. Called on images the model returns
@@ -34,9 +34,9 @@ class MinedSiameseModel(SiameseModel):
         miner: Miner | str = "semi-hard",
         **kwargs: Any,
     ):
-        self_loss = loss or TripletLoss()
-        super().__init__(model, self_loss.margin, **kwargs)
-        self.triplet_loss_function = self_loss
+        loss = loss or TripletLoss()
+        super().__init__(model, loss.margin, **kwargs)
+        self.triplet_loss_function = loss
         self.miner = Miner(miner) if isinstance(miner, str) else miner
         self.batches_with_triplet = keras.metrics.Mean()  # not logged: `Guard` reads it
 
@@ -129,8 +129,8 @@ def check_labelled_batch(data: Any) -> tuple[Any, Any]:
             f"explicit triplets ((anchor, positive, negative),). {NO_WEIGHTS}"
         )
     images, labels = tf.convert_to_tensor(images), tf.convert_to_tensor(labels)
-    if labels.shape[1:] == (1,):
-        labels = labels[:, 0]
+    if labels.shape.rank is None or labels.shape[1:] == (1,):  # unknown: columns and rows in turn
+        labels = tf.reshape(labels, [-1])
     if labels.shape.rank != 1 or not labels.dtype.is_integer:
         raise ValueError(
             f"labels of shape {tuple(labels.shape)} and type {labels.dtype.name}: {NUMBERS}, one "

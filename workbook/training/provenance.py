@@ -42,7 +42,12 @@ def check_origin(path: Path, config: Config, data: ImageDataset) -> None:
     remedy = "run notebook 4 with the settings of this run first"
     if not path.is_file() or not origin.is_file():
         raise FileNotFoundError(f"{printable(path)} does not exist yet: {remedy}")
-    there = json.loads(origin.read_text("utf-8"))
+    try:
+        there = dict(json.loads(origin.read_text("utf-8")))
+        if not there:
+            raise ValueError("empty")
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{printable(origin)} is damaged: {remedy}") from error
     here = json.loads(json.dumps(describe_origin(config, data), default=str))
     if there.get("fingerprint") != here["fingerprint"]:
         raise ValueError(f"{printable(path)} was made from other images: {remedy}")

@@ -70,6 +70,21 @@ def keep_features(
     return KeptFeatures(images, rows, views, config.views)
 
 
+def plain_features(config: Config, data: ImageDataset) -> np.ndarray:
+    """Embed a dataset without any training: the backbone's features, averaged, with length 1.
+
+    This is the baseline that a trained embedding has to beat.
+
+    Returns
+    -------
+    (n, channels) float32, one row per image of the dataset.
+    """
+    average = keras.layers.GlobalAveragePooling2D(name="average")
+    embedding = build_from_config(config, head=average, normalize=True)
+    _, tail = su.split_at_freeze_point(embedding)
+    return su.embed(tail, keep_features(config, data, embedding).images)
+
+
 @dataclass
 class TrainingResult:
     """What a training gave.
@@ -221,7 +236,8 @@ class Trainer:
             stages.insert(0, EpochSetter(self.batches))
         if folder is None:
             return self._run([*stages, plot], 0, best)
-        with Checkpoint(folder, self.batches, self._facts(), resume) as checkpoint:
+        facts = self._facts() | {"keep_best": keep_best}
+        with Checkpoint(folder, self.batches, facts, resume) as checkpoint:
             done = checkpoint.restore(self.model)
             if best:
                 best.resume(done, checkpoint.history)
@@ -229,6 +245,8 @@ class Trainer:
             path = Path(folder) / "embedding.keras"
             save_model(self.embedding, path)
             write_origin(path, self.config, self.data)
+        if best:
+            best.remove_file()  # after the checkpoint: what is continued still needs it
         return result
 
     def _run(self, stages: list, done: int, best: Any) -> TrainingResult:
@@ -242,11 +260,11 @@ class Trainer:
             callbacks=[stage for stage in stages if stage is not None],
         )
         seconds = time.perf_counter() - start
-        best_epoch = best.restore() if best else self.epochs
         self.history = fitted.history
-        epochs = self.epochs - done
-        seen = epochs * self.batches.batches.size
-        return TrainingResult(self.history, epochs, seconds, seen, best_epoch, self.snapshots)
+        last = len(self.history.get("loss", []))  # a callback may have stopped the training
+        best_epoch = best.restore() if best else last
+        seen = (last - done) * self.batches.batches.size
+        return TrainingResult(self.history, last - done, seconds, seen, best_epoch, self.snapshots)
 
     def _facts(self) -> dict:
         """Return what a checkpoint depends on, apart from what it reads off model and batches."""
@@ -310,6 +328,7 @@ class _BestWeights(keras.callbacks.Callback):
 
     def resume(self, done: int, history: dict[str, list[float]]) -> None:
         """Take over the best of the `done` epochs of an interrupted training."""
+        self.weights = self.tail.get_weights()
         if self.path is None or not done or not self.path.is_file():
             return
         with np.load(self.path, allow_pickle=False) as file:
@@ -320,7 +339,7 @@ class _BestWeights(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         recall = logs["val_recall@1"]
-        if self.epoch and not recall > self.recall:
+        if recall <= self.recall:  # never for nan: without validation images the last epoch is kept
             return
         self.epoch, self.recall, self.weights = epoch + 1, recall, self.tail.get_weights()
         if self.path:
@@ -331,6 +350,8 @@ class _BestWeights(keras.callbacks.Callback):
     def restore(self) -> int:
         """Set the best weights; return their epoch."""
         self.tail.set_weights(self.weights)
+        return self.epoch
+
+    def remove_file(self) -> None:
         if self.path:
             self.path.unlink(missing_ok=True)
-        return self.epoch
