@@ -72,6 +72,16 @@ def build_parser() -> argparse.ArgumentParser:
         help="for products on white: also enter each image smaller, as photographs show them",
     )  # fmt: skip
 
+    remove = add_command("remove", "remove a class or an image from a gallery", remove_entries)
+    remove.add_argument("gallery", help=GALLERY)
+    what = remove.add_mutually_exclusive_group(required=True)
+    what.add_argument("--label", help="the class to remove")
+    what.add_argument("--image", metavar="PATH", help="an image file, or a path that is listed")
+
+    merge = add_command("merge", "add the entries of another gallery of one model", merge_galleries)
+    merge.add_argument("gallery", help="the gallery to add to")
+    merge.add_argument("other", help="the gallery whose entries are added")
+
     identify = add_command(
         "identify", "name images by a gallery's closest entries", identify_images
     )
@@ -138,6 +148,18 @@ def enroll_images(options: argparse.Namespace) -> None:
     from workbook.commands.gallery import enroll
 
     enroll(options.gallery, options.label, options.images, options.catalogue)
+
+
+def remove_entries(options: argparse.Namespace) -> None:
+    from workbook.commands.gallery import remove
+
+    remove(options.gallery, options.label, options.image)
+
+
+def merge_galleries(options: argparse.Namespace) -> None:
+    from workbook.commands.gallery import merge
+
+    merge(options.gallery, options.other)
 
 
 def identify_images(options: argparse.Namespace) -> None:

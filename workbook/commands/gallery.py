@@ -1,107 +1,216 @@
-"""A gallery on the command line: `python -m workbook build`, `enroll` and `identify`.
+"""A gallery on the command line: build, identify, enroll, remove and merge.
 
-Explained in notebook 05, "A gallery to take away".
+Notebook 6, "Strangers and galleries", explains what a gallery is.
 """
 
 import csv
 import glob
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
+
+from PIL import Image
 
 from siamese_utils import embed
+from workbook.data.folder_layout import list_image_files
 from workbook.data.images import load_images
-from workbook.gallery.gallery import CATALOGUE_SIZES, Gallery
+from workbook.gallery import storage
+from workbook.gallery.gallery import CATALOGUE_SIZES, Gallery, read_image
 from workbook.models.saved_models import load_model
 from workbook.settings import read_config
+from workbook.support.atomic_files import atomic_file
+from workbook.support.folder_lock import hold_folder
 from workbook.support.tensorflow_start import keras
-from workbook.support.text import printable
+from workbook.support.text import normalize_label, printable
+
+COLUMNS = ("path", "label", "distance", "nearest", "entry", "error")  # of the table
+HEADER = ",".join(f'"{name}"' for name in COLUMNS)  # by it a table of this program is recognised
+WAIT = 600.0  # seconds to wait for another process that changes the same gallery
+MOST_COMPARED = 20_000  # entries; comparing each with each of more takes minutes
 
 
-def build(model, images, folder):
+def build(model: str, images: str, folder: str) -> None:
     """Make a gallery of a folder of class folders, with the embedding saved in the file `model`.
 
-    Raises FileNotFoundError for no such model, ValueError for a class called "unknown".
+    Entries that were added by hand to a gallery that is already in `folder` are kept.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such model.
+    OSError, ValueError
+        If the folder cannot be written to, for a label that no class can have, and if entries were
+        added by hand to a gallery of another model, so that they cannot be kept.
     """
     if not Path(model).is_file():
         raise FileNotFoundError(
             f"{printable(model)}: no such model; give an embedding.keras that notebook 04 saved"
         )
+    _check_target(Path(folder))
     gallery = Gallery(load_model(model))
-    images = Path(images).expanduser().resolve()
     config = read_config()
-    data = load_images(images, gallery.size, cache_dir=config.runs / "cache", layout=config.layout)
-    names = [data.class_names[label] for label in data.labels]
-    gallery.add_embeddings(embed(gallery.model, data.images), names, data.short_paths)
+    data = load_images(
+        Path(images).expanduser().resolve(),
+        gallery.size,
+        cache_dir=config.runs / "cache",
+        layout=config.layout,
+    )
+    left_out = gallery.add_dataset(data, embed(gallery.model, data.images))
     gallery.fit_threshold()
-    gallery.save(folder)
-    print(f"\n{len(names)} images of {len(data.class_names)} classes in {printable(folder)}")
+    count = len(gallery.labels)
+    gallery.save_over(folder)
+    print(f"\n{count} images of {len(data.class_names)} classes in {printable(folder)}")
     print(gallery.describe_threshold())
-    for kind, rows in (("not read", data.problems), ("warning", data.warnings)):
+    kinds = (("not read", data.problems), ("left out", left_out), ("warning", data.warnings))
+    for kind, rows in kinds:
         for row in rows:
             print(f"  {kind}: {row['path']}: {row['reason']}: {row['remedy']}")
     print(f"report: {printable(data.report)}")
 
 
-def enroll(folder, label, images, catalogue=False):
-    """Add pictures (files, folders) as entries called `label` to the gallery in `folder`.
+def enroll(folder: str, label: str, images: Sequence[str], catalogue: bool = False) -> None:
+    """Add images (files, folders) as entries called `label` to the gallery in `folder`.
 
-    An entry keeps the last two parts of its path, not where that is on this machine. catalogue:
-    each is entered at `CATALOGUE_SIZES`. Raises OSError or ValueError, and changes nothing, for
-    what is no picture or an entry already.
+    An entry keeps the last parts of its path, at least two and as many as tell it from other
+    entries. With `catalogue` each image is entered at `CATALOGUE_SIZES`.
+
+    Raises
+    ------
+    OSError, ValueError
+        For what is no image, for an image that is an entry already, and for a label that no class
+        can have. Nothing is changed then.
     """
-    gallery = Gallery.load(folder)
-    paths = list(dict.fromkeys(path.resolve() for path in _pictures(images)))
-    sizes = CATALOGUE_SIZES if catalogue else (1,)
-    embeddings = gallery.embeddings_of(paths, sizes)
-    if len(gallery.labels) and (twice := gallery.holds(embeddings[: len(paths)])).any():
-        path = printable(paths[twice.argmax()])
-        raise ValueError(f"{path} is an entry already: it would be in there twice")
-    watched = gallery.threshold is not None and len(gallery.labels)
-    former = gallery.leave_one_out() if watched else {}
-    short = ["/".join(path.parts[-2:]) for path in paths] * len(sizes)
-    gallery.add_embeddings(embeddings, [label] * len(short), short)
-    gallery.save(folder)
-    count, label = int((gallery.labels == label).sum()), printable(label)
-    total = len(gallery.labels)
-    print(f"{len(paths)} pictures added; {label} has {count} entries, the gallery {total}")
-    if watched:
-        before, now = (1 - x["unknown_rejection"] for x in (former, gallery.leave_one_out()))
-        print(f"strangers let in, each class left out in turn: before {before:.1%}, now {now:.1%}")
+    storage.require_gallery(Path(folder))
+    label = normalize_label(label)
+    _check_is_no_image(label)
+    paths = list(dict.fromkeys(path.resolve() for path in find_images(images)))
+    with hold_folder(folder, "adding entries", WAIT):
+        gallery = Gallery.load(folder)
+        sizes = CATALOGUE_SIZES if catalogue else (1,)
+        embeddings, hashes = gallery.embed_images(paths, sizes)
+        short = shorten_paths(paths, gallery.paths)
+        _check_no_entry(gallery, paths, label, embeddings[: len(paths)], hashes)
+        similar = {str(one) for one in gallery.labels if one.casefold() == label.casefold()}
+        before = _share_let_in(gallery)
+        gallery.add_embeddings(
+            embeddings,
+            [label] * len(embeddings),
+            short * len(sizes),
+            hashes * len(sizes),
+            enrolled=True,
+        )
+        gallery.save(folder)
+    count = int((gallery.labels == label).sum())
+    added = "1 image" if len(paths) == 1 else f"{len(paths)} images"
+    print(
+        f"{added} added; {printable(label)} has {count} entries, the gallery {len(gallery.labels)}"
+    )
+    for other in similar - {label}:
+        print(f"note: {printable(other)} is another class, because capital letters count")
+    _report_let_in(before, gallery)
 
 
-def identify(folder, images, k, table=None):
-    """Print the label and the k nearest entries of each picture; of a folder, write a CSV file.
+def remove(folder: str, label: str | None = None, image: str | None = None) -> None:
+    """Remove a class, or an image at all its sizes, from the gallery in `folder`.
 
-    images: files, and folders, all of whose files are asked. table: where the CSV goes (default
-    for a folder: `<folder>-identified.csv` beside it). A picture that cannot be read does not stop
-    the others; ValueError at the end says how many those were.
+    Parameters
+    ----------
+    label
+        The class to remove.
+    image
+        An image file whose entries to remove, whatever they are called; or an entry's path as
+        `identify` shows it.
+
+    Raises
+    ------
+    ValueError
+        If no entry fits, or if neither is given.
     """
-    gallery, paths, rows = Gallery.load(folder), _pictures(images), []
+    if (label is None) == (image is None):
+        raise ValueError("say what to remove: either --label or --image")
+    storage.require_gallery(Path(folder))
+    with hold_folder(folder, "removing entries", WAIT):
+        gallery = Gallery.load(folder)
+        before = _share_let_in(gallery)
+        if label is not None:
+            count = gallery.remove(label=label)
+        elif image in gallery.paths:
+            count = gallery.remove(path=image)
+        else:
+            count = gallery.remove(image=image)
+        gallery.save(folder)
+    print(f"{count} entries removed; the gallery has {len(gallery.labels)}")
+    _report_let_in(before, gallery)
+
+
+def merge(folder: str, other: str) -> None:
+    """Add the entries of the gallery in `other` to that in `folder`; both must be of one model.
+
+    Raises
+    ------
+    ValueError
+        For galleries of different models, and for an image that has two labels in the two.
+    """
+    storage.require_gallery(Path(folder))
+    more = Gallery.load(other)
+    with hold_folder(folder, "merging galleries", WAIT):
+        gallery = Gallery.load(folder)
+        before = _share_let_in(gallery)
+        count = gallery.merge(more)
+        gallery.save(folder)
+    print(
+        f"{count} entries added, {len(more.labels) - count} were in there already; the gallery "
+        f"has {len(gallery.labels)}"
+    )
+    _report_let_in(before, gallery)
+
+
+def identify(folder: str, images: Sequence[str], k: int = 5, table: str | None = None) -> None:
+    """Print the label and the k nearest entries of each image; for a folder, write a CSV file.
+
+    Parameters
+    ----------
+    images
+        Files, and folders whose files are all identified.
+    table
+        Where the CSV file goes. The default for a folder is `<folder>-identified.csv` beside it.
+
+    Raises
+    ------
+    OSError, ValueError
+        Before anything is identified, if the table cannot be written or would replace a file
+        that is no such table. At the end, if images could not be read: they do not stop the
+        others.
+    """
+    if k < 1:
+        raise ValueError(f"-k {k}: ask for at least 1")
+    paths = find_images(images)
     folders = [Path(image).resolve() for image in images if Path(image).is_dir()]
     if folders and not table:
-        table = folders[0].with_name(f"{folders[0].name}-identified.csv")
+        table = str(folders[0].with_name(f"{folders[0].name}-identified.csv"))
+    if table:
+        check_table(Path(table))
+    gallery, rows = Gallery.load(folder), []
     bar = keras.utils.Progbar(len(paths), unit_name="image") if table else None
     for path in paths:
-        rows.append(_answer(gallery, path, k, quiet=bool(table)))
+        rows.append(_identify_one(gallery, path, k, quiet=bool(table)))
         if bar:
             bar.update(len(rows))
     if table:
-        with open(table, "w", encoding="utf-8", newline="") as file:
+        with atomic_file(table) as part, open(part, "w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, restval="", quoting=csv.QUOTE_ALL)
             writer.writeheader()
             writer.writerows(rows)
         unknown = sum(row.get("label") == "unknown" for row in rows)
-        print(f"\n{len(rows)} pictures, {unknown} of them unknown, in {printable(table)}")
+        print(f"\n{len(rows)} images, {unknown} of them unknown, in {printable(table)}")
     print(gallery.describe_threshold())
     if failed := [row for row in rows if "error" in row]:
-        where = "its column `error` says why" if table else "see above"
-        raise ValueError(f"{len(failed)} of {len(rows)} pictures could not be read: {where}")
+        where = "the column `error` says why" if table else "see above"
+        raise ValueError(f"{len(failed)} of {len(rows)} images could not be read: {where}")
 
 
-COLUMNS = ("path", "label", "distance", "nearest", "entry", "error")  # of the CSV
-
-
-def _answer(gallery, path, k, quiet):
-    """A row of `COLUMNS` for one picture, printed unless `quiet`."""
+def _identify_one(gallery: Gallery, path: Path, k: int, quiet: bool) -> dict[str, Any]:
+    """Return the table's row for one image, and print the answer unless `quiet`."""
     row = {"path": printable(path)}
     try:
         match = gallery.identify(path, k)
@@ -119,24 +228,117 @@ def _answer(gallery, path, k, quiet):
     return row | {"nearest": printable(label), "entry": printable(entry or "")}
 
 
-def _pictures(images):
-    """The files behind the words of a command line: files, all files of folders, and patterns.
+def check_table(path: Path) -> None:
+    """Raise OSError or ValueError unless a table can be written to `path` without losing a file."""
+    shown = printable(path)
+    if _is_image_name(path.name):
+        raise ValueError(
+            f"{shown} is the name of an image, not of a table: write --csv TABLE.csv, and the "
+            "images before it or after --"
+        )
+    if path.is_dir():
+        raise IsADirectoryError(f"{shown} is a folder: give the name of a file, as in --csv t.csv")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"{shown}: there is no folder {printable(path.parent)}; make it, or choose another"
+        )
+    if path.exists():
+        with open(path, "rb") as file:
+            first = file.read(len(HEADER) + 2).splitlines()
+        if first != [HEADER.encode()]:
+            raise FileExistsError(
+                f"{shown} is not a table that identify wrote, so it is not overwritten: choose "
+                "another name with --csv"
+            )
+    storage.check_folder_writable(path.parent)
 
-    Raises ValueError for a folder or a pattern without files. Hidden ones are left aside.
+
+def find_images(images: Sequence[str]) -> list[Path]:
+    """Return the files behind the words of a command line: files, folders and patterns.
+
+    Of a folder these are the files that `load_images` would try to decode. Raises ValueError for a
+    folder or a pattern without files.
     """
-    paths = []
+    paths: list[Path] = []
     for image in map(Path, images):
         if image.is_dir():
-            below = ((path, path.relative_to(image).parts) for path in sorted(image.rglob("*")))
-            found = [
-                path for path, parts in below
-                if not path.is_dir() and not any(part.startswith(".") for part in parts)
-            ]  # fmt: skip
+            found = list_image_files(image)
         elif "*" in str(image) and not image.exists():  # some shells, as that of Windows, leave
             found = list(map(Path, sorted(glob.glob(str(image)))))  # patterns as they are
         else:
             found = [image]
         if not found:
-            raise ValueError(f"{printable(image)}: no files there; give pictures, or their folder")
+            raise ValueError(f"{printable(image)}: no files there; give images, or their folder")
         paths += found
     return paths
+
+
+def shorten_paths(paths: Sequence[Path], taken: Iterable[str]) -> list[str]:
+    """Return for each path its last parts: at least two, and enough to tell it from all others.
+
+    taken: the paths that other images have already.
+    """
+    used, short = set(map(str, taken)), []
+    for path in paths:
+        parts = path.parts[1:]  # without the drive or root
+        count = next(
+            (n for n in range(2, len(parts)) if "/".join(parts[-n:]) not in used), len(parts)
+        )
+        short.append("/".join(parts[-count:]))
+        used.add(short[-1])
+    return short
+
+
+def _check_target(folder: Path) -> None:
+    """Raise OSError in one sentence unless the folder can be made or written to."""
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{printable(folder)} is a file: give a folder for the gallery")
+    existing = next(path for path in [folder, *folder.absolute().parents] if path.is_dir())
+    storage.check_folder_writable(existing)
+
+
+def _is_image_name(name: str) -> bool:
+    return Path(name).suffix.lower() in Image.registered_extensions()
+
+
+def _check_is_no_image(label: str) -> None:
+    """Raise ValueError for a label that is an image, because then the label was left out."""
+    is_image = _is_image_name(label)
+    if not is_image and Path(label).is_file():
+        try:
+            is_image = read_image(label, 8) is not None
+        except (OSError, ValueError):
+            is_image = False
+    if is_image:
+        raise ValueError(
+            f"{printable(label)} is an image, not the name of a class: the label comes before the "
+            "images, as in: python -m workbook enroll GALLERY LABEL IMAGE ..."
+        )
+
+
+def _check_no_entry(gallery, paths, label, embeddings, hashes) -> None:
+    """Raise ValueError, naming its label, if one of the images is an entry already."""
+    copies = gallery.find_copies(embeddings, hashes)
+    for path, copy in zip(paths, copies):
+        if copy >= 0:
+            former = gallery.labels[copy]
+            remedy = "it is not needed twice"
+            if former != label:
+                remedy = "remove that entry first, or leave this image out"
+            raise ValueError(
+                f'{printable(path)} is an entry already, as "{printable(former)}" '
+                f"({printable(gallery.paths[copy] or 'without a path')}): {remedy}"
+            )
+
+
+def _share_let_in(gallery: Gallery) -> float | None:
+    """Return the share of simulated strangers that are accepted, or None where none is measured."""
+    if gallery.threshold is None or not 0 < len(gallery.labels) <= MOST_COMPARED:
+        return None
+    return 1 - gallery.leave_one_out()["unknown_rejection"]
+
+
+def _report_let_in(before: float | None, gallery: Gallery) -> None:
+    now = _share_let_in(gallery)
+    if before is not None and now is not None:
+        print(f"strangers let in, each class left out in turn: before {before:.1%}, now {now:.1%}")

@@ -1,427 +1,807 @@
-"""What you take away: a gallery of labelled embeddings that tells what is on a picture.
+"""What you take away: a gallery of labelled embeddings that says what an image shows.
 
     python -m workbook build runs/toys-quick/embedding.keras my_images/ my_gallery/
-    python -m workbook identify my_gallery/ picture.jpg
+    python -m workbook identify my_gallery/ photo.jpg
     python -m workbook enroll my_gallery/ "new class" new/*.jpg
 
-Notebook 05 saves one of its run in `runs/<run>/gallery`. Explained there, "A gallery to take away".
+A run of the notebooks saves one in `runs/<run>/gallery`. Notebook 6, "Strangers and galleries",
+explains it.
 """
 
 import hashlib
-import json
 import os
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from sklearn.metrics import pairwise_distances_chunked
-from sklearn.neighbors import NearestNeighbors
 
 from siamese_utils import embed
-from workbook.data.images import decode_image, on_white
+from workbook.data.images import ImageDataset, decode_image, on_white
+from workbook.data.report import report_entry
 from workbook.gallery import storage
-from workbook.gallery.threshold import Trial, _threshold
+from workbook.gallery.search import nearest_entries, squared_norms
+from workbook.gallery.threshold import Comparison, describe_threshold, fit_policy
 from workbook.models.saved_models import load_model
-from workbook.support.atomic_files import temporary_build_folder
+from workbook.support.folder_lock import hold_folder
 from workbook.support.tensorflow_start import keras
-from workbook.support.text import printable
+from workbook.support.text import list_first, normalize_label, printable
 
-CATALOGUE_SIZES = (1, 0.9, 0.8, 0.7)  # chosen on `grocery`'s validation split: notebook 05
+CATALOGUE_SIZES = (1, 0.9, 0.8, 0.7)  # chosen on the validation images of `grocery`
+# Two embeddings of one image differ by rounding. Features kept as float16 are off by 2**-11 of
+# their value at most; here an embedding may be off by twice that, of which this is the square.
+COPY_TOLERANCE = 2.0**-20
+
+Image = str | os.PathLike | np.ndarray  # a path, or an array (s, s, 3) of RGB values 0..255
 
 
 @dataclass(frozen=True)
 class Match:
-    """What `Gallery.identify` answers.
+    """The answer of `Gallery.identify`.
 
-    label: that of the closest entry, or "unknown" if that is too far; distance: to the closest
-    entry, squared Euclidean; nearest: the k closest as (label, distance, path or None).
+    Attributes
+    ----------
+    label
+        The label of the nearest entry, or "unknown" if that is farther than the threshold.
+    distance
+        The squared Euclidean distance to the nearest entry.
+    nearest
+        The k nearest entries as (label, distance, path or None).
     """
 
     label: str
     distance: float
-    nearest: list
+    nearest: list[tuple[str, float, str | None]]
 
 
 class Gallery:
-    """Labelled embeddings, and which of them an image is closest to.
+    """Labelled embeddings, and a search for the entries that are nearest to an image.
 
-    embedding_model: RGB images 0..255 (batch, s, s, 3) -> (batch, dim). `.embeddings` (m, dim)
-    float32; `.labels` and `.paths` (m,) strings. `.threshold`: an image whose closest entry is
-    farther is "unknown"; None, as at first, means never. `.policy`: by which rule `fit_threshold`
-    chose it, and what it measured (a dict, or None). Raises ValueError for a model of another
-    input. Explained in notebook 05, "A gallery to take away".
+    Parameters
+    ----------
+    embedding_model
+        A Keras model from RGB images 0..255, (batch, s, s, 3), to embeddings (batch, dim).
+
+    Attributes
+    ----------
+    model, size
+        The embedding model and s, the side of its images in pixels.
+    embeddings
+        The entries, (m, dim) float32.
+    labels, paths
+        The class and the file of each entry, (m,) strings; the path is "" for an array.
+    hashes
+        `hash_image` of each entry's image, (m,) strings; "" where the image is not at hand.
+    enrolled
+        Whether each entry was added by hand, (m,) bool: `save_over` keeps these.
+    threshold
+        An image whose nearest entry is farther is "unknown". None, as at first, means never.
+    policy
+        How `fit_threshold` chose the threshold and what it measured: a dict, or None.
+
+    Raises
+    ------
+    ValueError
+        For a model of another kind of input.
     """
 
-    FORMAT = 3  # of what `save` writes; 1 had no policy, 2 no hash of the model's file
-
-    def __init__(self, embedding_model):
+    def __init__(self, embedding_model: keras.Model):
         _, height, width, channels = embedding_model.input_shape
         if height is None or (height, channels) != (width, 3):
             raise ValueError(f"the model takes {embedding_model.input_shape}, not (batch, s, s, 3)")
-        self.model, self.size, self.threshold, self.policy = embedding_model, height, None, None
-        self._set(np.empty((0, embedding_model.output_shape[-1]), np.float32), [], [])
+        self.model, self.size = embedding_model, height
+        self.threshold: float | None = None
+        self.policy: dict[str, Any] | None = None
+        empty = np.empty((0, embedding_model.output_shape[-1]), np.float32)
+        self._set_entries(embeddings=empty, labels=[], paths=[], hashes=[], enrolled=[])
 
-    def _set(self, embeddings, labels, paths):
-        self.embeddings, self.search = embeddings, None  # the search is fitted when it is needed
-        self.labels, self.paths = (np.array([str(x) for x in v], str) for v in (labels, paths))
+    @cached_property
+    def model_weights_sha256(self) -> str:
+        """The hash of the model's weights: embeddings of two models cannot be compared."""
+        return storage.hash_weights(self.model)
 
-    def _array(self, image):
-        if isinstance(image, (str, Path)):
-            if Path(image).is_dir():
-                raise IsADirectoryError(
-                    f"{printable(image)} is a folder, not a picture: give the pictures in it"
-                )
-            if not Path(image).exists():
-                raise FileNotFoundError(f"{printable(image)}: no such file; is the path right?")
-            return decode_image(image, self.size)
-        image, shape = np.asarray(image), (self.size, self.size, 3)
-        if image.shape != shape or (image.dtype.kind == "f" and 0 < image.max() <= 1):
-            raise ValueError(
-                f"an image of shape {image.shape} with values up to {image.max(initial=0)}: the "
-                f"model takes {shape}, RGB 0..255; resize and rescale it, or give its path"
-            )
-        return image
+    def _set_entries(self, embeddings, labels, paths, hashes, enrolled) -> None:
+        self.embeddings: np.ndarray = embeddings
+        self.labels, self.paths, self.hashes = (
+            np.asarray(texts, np.str_) for texts in (labels, paths, hashes)
+        )
+        self.enrolled = np.asarray(enrolled, bool)
+        self._norms = squared_norms(embeddings)
 
-    def embeddings_of(self, images, sizes=(1,)):
-        """Embeddings (n, dim) of paths or arrays (s, s, 3); a batch is read when its turn comes.
+    def _entries(self) -> dict[str, np.ndarray]:
+        return {name: getattr(self, name) for name in storage.ARRAYS}
 
-        With several `sizes` (shares of the picture's own, see `on_white`) (len(sizes) * n, dim):
-        all at the first, then all at the next. Raises OSError or ValueError if one is no image or
-        of another size.
+    # ------------------------------------------------------------------- 1 adding and removing
+
+    def embed_images(
+        self, images: Sequence[Image] | np.ndarray, sizes: Sequence[float] = (1,)
+    ) -> tuple[np.ndarray, list[str]]:
+        """Embed images; they are read a batch at a time.
+
+        Parameters
+        ----------
+        images
+            n paths, or arrays (s, s, 3) of RGB values 0..255, uint8 or floating point.
+        sizes
+            Shares of its own size at which each image is embedded, on white.
+
+        Returns
+        -------
+        embeddings, hashes
+            Embeddings (len(sizes) * n, dim) float32, all images at the first size, then all at
+            the next; and n hashes, see `hash_image`.
+
+        Raises
+        ------
+        OSError, ValueError
+            If one is no image, or an array of another shape, kind or range.
         """
-        found, bar = [np.empty((len(sizes), 0, self.embeddings.shape[1]), np.float32)], None
+        dim = self.embeddings.shape[1]
+        parts, bar = [np.empty((len(sizes), 0, dim), np.float32)], None
+        hashes: list[str] = []
         if len(images) > 256:
             bar = keras.utils.Progbar(len(images), unit_name="image")
         for start in range(0, len(images), 64):
-            batch = np.stack([self._array(image) for image in images[start : start + 64]])
-            found.append([embed(self.model, on_white(batch, share)) for share in sizes])
+            batch = [read_image(image, self.size) for image in images[start : start + 64]]
+            hashes += map(hash_image, batch)
+            pixels = np.stack(batch)
+            parts.append(np.stack([embed(self.model, on_white(pixels, share)) for share in sizes]))
             if bar:
                 bar.update(start + len(batch))
-        return np.concatenate(found, axis=1).reshape(-1, self.embeddings.shape[1])
+        return np.concatenate(parts, axis=1).reshape(-1, dim), hashes
 
-    @staticmethod
-    def _checked(labels, count, what):
-        """`labels` as a list of `count` texts; ValueError for a single text or "unknown"."""
-        if isinstance(labels, str):
-            raise ValueError(f"labels={labels!r} is one text: give a list, one label a picture")
-        labels = [str(label) for label in labels]
-        if len(labels) != count:
-            raise ValueError(f"{count} {what} for {len(labels)} labels: it takes one label each")
-        if "unknown" in labels:
-            raise ValueError('the label "unknown" is what a stranger is called: choose another')
-        return labels
+    def add(
+        self,
+        images: Sequence[Image] | np.ndarray,
+        labels: Sequence[Any] | np.ndarray,
+        sizes: Sequence[float] = (1,),
+    ) -> None:
+        """Add images by hand; `save_over` carries them over to the gallery that is built next.
 
-    def add(self, images_or_paths, labels, sizes=(1,)):
-        """Add n images: paths, or arrays (s, s, 3) RGB 0..255; labels (n,) are kept as strings.
+        Parameters
+        ----------
+        images
+            n paths, or arrays (s, s, 3) of RGB values 0..255.
+        labels
+            One label for each image; see `normalize_label`.
+        sizes
+            Shares of its own size at which each image becomes an entry, on white: give
+            `CATALOGUE_SIZES` for catalogue images of products.
 
-        Each is an entry at each of `sizes`, shares of its own size, on white: `CATALOGUE_SIZES` for
-        catalogue pictures. They are read and embedded a batch at a time. Raises OSError or
-        ValueError, and adds none, if one is no image or of another size, for the label "unknown",
-        and for a text instead of a list. Explained in notebook 05, "A gallery to take away".
+        Raises
+        ------
+        OSError, ValueError
+            If one is no image, for a label that no class can have, and for an image that has
+            another label already. Nothing is added then.
         """
-        if isinstance(images_or_paths, (str, Path)):
-            raise ValueError(f"{str(images_or_paths)!r} is one path: give a list of paths")
-        labels = self._checked(labels, len(images_or_paths), "images")
-        paths = [x if isinstance(x, (str, Path)) else "" for x in images_or_paths]
-        found = self.embeddings_of(images_or_paths, sizes)
-        self.add_embeddings(found, labels * len(sizes), paths * len(sizes))
+        if isinstance(images, (str, os.PathLike)):
+            raise ValueError(f"{str(images)!r} is one path: give a list of paths")
+        labels = check_labels(labels, len(images), "images")
+        embeddings, hashes = self.embed_images(images, sizes)
+        paths = [str(x) if isinstance(x, (str, os.PathLike)) else "" for x in images]
+        self.add_embeddings(
+            embeddings,
+            labels * len(sizes),
+            paths * len(sizes),
+            hashes * len(sizes),
+            enrolled=True,
+        )
 
-    def add_embeddings(self, embeddings, labels, paths=None):
-        """Add what `embed` gave: embeddings (n, dim), labels (n,), paths (n,) or None.
+    def add_embeddings(
+        self,
+        embeddings: np.ndarray,
+        labels: Sequence[Any] | np.ndarray,
+        paths: Sequence[Any] | np.ndarray | None = None,
+        hashes: Sequence[str] | np.ndarray | None = None,
+        model_weights_sha256: str | None = None,
+        enrolled: bool = False,
+    ) -> None:
+        """Add entries whose embeddings are at hand.
 
-        Raises ValueError for another size, unequal lengths, nan, or the label "unknown".
+        Parameters
+        ----------
+        embeddings
+            What `embed` gave for this gallery's model, (n, dim).
+        labels
+            One label for each.
+        paths, hashes
+            The file and the `hash_image` of each, where known. Only with hashes is an image that
+            has another label already refused.
+        model_weights_sha256
+            The hash of the model that made the embeddings, where the caller knows it.
+        enrolled
+            Whether they are added by hand, so that `save_over` keeps them.
+
+        Raises
+        ------
+        ValueError
+            For embeddings of another size or model, or that are not finite; for unequal lengths;
+            for a label that no class can have; for an image that has another label already.
         """
+        if model_weights_sha256 not in (None, self.model_weights_sha256):
+            raise ValueError(
+                "the embeddings are of another model, so their distances to these entries mean "
+                "nothing: embed the images with gallery.model"
+            )
         embeddings = np.asarray(embeddings, np.float32)
-        labels = self._checked(labels, len(embeddings), "embeddings")
-        paths = [""] * len(labels) if paths is None else paths
+        labels = check_labels(labels, len(embeddings), "embeddings")
+        paths = [""] * len(labels) if paths is None else [str(path) for path in paths]
         shape = (len(labels), self.embeddings.shape[1])
         if embeddings.shape != shape or len(paths) != len(labels):
             raise ValueError(
                 f"embeddings {embeddings.shape} and {len(paths)} paths for {len(labels)} labels: "
-                f"it takes embeddings {shape} and one path a label"
+                f"embeddings {shape} and one path for each label are needed"
             )
-        if not np.isfinite(embeddings).all():
-            raise ValueError("an embedding that is not finite: the model or an image is broken")
-        embeddings = np.concatenate([self.embeddings, embeddings])
-        self._set(embeddings, [*self.labels, *labels], [*self.paths, *paths])
+        _check_finite(embeddings)
+        if hashes is not None:
+            if len(hashes) != len(labels):
+                raise ValueError(f"{len(hashes)} hashes for {len(labels)} labels")
+            self._check_no_second_label(embeddings, labels, paths, hashes)
+        self._append(
+            embeddings=embeddings,
+            labels=labels,
+            paths=paths,
+            hashes=[""] * len(labels) if hashes is None else hashes,
+            enrolled=np.full(len(labels), enrolled),
+        )
 
-    def remove(self, label=None, path=None):
-        """Remove the entries of this label, this path, or both; how many. ValueError if none."""
-        gone = np.full(len(self.labels), (label, path) != (None, None))
-        for wanted, values in ((label, self.labels), (path, self.paths)):
-            gone &= wanted is None or values == str(wanted)
-        if not gone.any():
-            raise ValueError(f"no entry with label={label!r} path={path!r}; see .labels and .paths")
-        self._set(self.embeddings[~gone], self.labels[~gone], self.paths[~gone])
-        return int(gone.sum())
+    def add_dataset(
+        self, dataset: ImageDataset, embeddings: np.ndarray, rows: np.ndarray | None = None
+    ) -> list[dict[str, str]]:
+        """Add images of a dataset, with their labels, paths and hashes.
 
-    def identify(self, image, k=5):
-        """The `Match` of one image: a path, or an array (s, s, 3) RGB 0..255.
+        Parameters
+        ----------
+        dataset
+            What `load_images` returned, at this gallery's size.
+        embeddings
+            The embeddings of all its images, (n, dim).
+        rows
+            Which of them become entries; by default all.
 
-        Raises ValueError if the gallery is empty; OSError or ValueError for what is no image.
+        Returns
+        -------
+        list of dict
+            One report entry (path, reason, remedy) for each image that was left out because the
+            same image has two labels.
         """
-        return self.identify_embedding(self.embeddings_of([image])[0], k)
+        rows = np.arange(len(dataset.labels)) if rows is None else np.asarray(rows)
+        hashes = [hash_image(dataset.images[i]) for i in rows]
+        names = [normalize_label(dataset.class_names[dataset.labels[i]]) for i in rows]
+        labels_of: dict[str, set[str]] = {}
+        for digest, name in zip(hashes, names):
+            labels_of.setdefault(digest, set()).add(name)
+        kept = [j for j, digest in enumerate(hashes) if len(labels_of[digest]) == 1]
+        self.add_embeddings(
+            embeddings[rows[kept]],
+            [names[j] for j in kept],
+            [dataset.short_paths[rows[j]] for j in kept],
+            [hashes[j] for j in kept],
+        )
+        return [
+            report_entry(
+                dataset.short_paths[rows[j]],
+                f"the same image is in several classes: {list_first(sorted(labels_of[digest]))}",
+                "keep it in the right one only",
+            )
+            for j, digest in enumerate(hashes)
+            if len(labels_of[digest]) > 1
+        ]
 
-    def identify_embedding(self, embedding, k=5):
-        """The `Match` of an embedding (dim,)."""
-        if not len(self.labels):
-            raise ValueError("the gallery is empty; add images first: gallery.add(paths, labels)")
+    def merge(self, other: "Gallery") -> int:
+        """Add the entries of another gallery of the same model that this one does not have.
+
+        They count as added by hand. A path that stands for another image here gets a number.
+
+        Returns
+        -------
+        int
+            How many entries were added.
+
+        Raises
+        ------
+        ValueError
+            For a gallery of another model, and for an image that has two labels in the two.
+        """
+        if other.model_weights_sha256 != self.model_weights_sha256:
+            raise ValueError(
+                "the two galleries are of different models, so their distances cannot be "
+                "compared: build one of them again with the other's model"
+            )
+        self._check_no_second_label(other.embeddings, other.labels, other.paths, other.hashes)
+        new = self.find_copies(other.embeddings, other.hashes) < 0
+        self._append_other({name: values[new] for name, values in other._entries().items()})
+        return int(new.sum())
+
+    def remove(self, label: object = None, path: object = None, image: Image | None = None) -> int:
+        """Remove the entries that fit all that is given.
+
+        Parameters
+        ----------
+        label, path
+            A value of `labels` or `paths`.
+        image
+            A path or an array. The entries of the same image are removed, at all their sizes.
+
+        Returns
+        -------
+        int
+            How many entries were removed.
+
+        Raises
+        ------
+        ValueError
+            If no entry fits.
+        """
+        if label is None and path is None and image is None:
+            raise ValueError("say which entries to remove: give a label, a path or an image")
+        fits, wanted = np.ones(len(self.labels), bool), []
+        if label is not None:
+            fits &= np.isin(self.labels, [str(label), _spell(label)])
+            wanted.append(f"the label {label}")
+        if path is not None:
+            fits &= self.paths == str(path)
+            wanted.append(f"the path {path}")
+        if image is not None:
+            copy = self.find_copies(*self.embed_images([image]))[0]
+            images = self._number_images()
+            fits &= (images == images[copy]) & (copy >= 0)
+            wanted.append("this image" if isinstance(image, np.ndarray) else f"the image {image}")
+        if not fits.any():
+            raise ValueError(
+                f"no entry has {printable(' and '.join(wanted))}; see .labels and .paths"
+            )
+        self._set_entries(**{name: values[~fits] for name, values in self._entries().items()})
+        return int(fits.sum())
+
+    def _append_other(self, entries: dict[str, np.ndarray]) -> None:
+        """Add entries of another gallery as added by hand, with paths that are not taken here."""
+        taken = set(self.paths) - {""}
+        renamed = {path: _free_name(path, taken) for path in set(entries["paths"])}
+        paths = [renamed[path] for path in entries["paths"]]
+        enrolled = np.full(len(paths), True)
+        self._append(**entries | {"paths": paths, "enrolled": enrolled})
+
+    def _append(self, **more) -> None:
+        own = self._entries()
+        self._set_entries(**{name: np.concatenate([own[name], more[name]]) for name in own})
+
+    def _check_no_second_label(self, embeddings, labels, paths, hashes) -> None:
+        """Raise ValueError for an image that has another label, here or among the new ones."""
+        first: dict[str, tuple[str, str]] = {}
+        for label, path, digest in zip(labels, paths, hashes):
+            if digest and (former := first.setdefault(digest, (label, path)))[0] != label:
+                raise ValueError(_second_label(path, label, *former))
+        copies = self.find_copies(embeddings, hashes)
+        for row in np.flatnonzero(copies >= 0):
+            if (former := self.labels[copies[row]]) != labels[row]:
+                raise ValueError(
+                    _second_label(paths[row], labels[row], former, self.paths[copies[row]])
+                )
+
+    # ------------------------------------------------------------------------- 2 identifying
+
+    def identify(self, image: Image, k: int = 5) -> Match:
+        """Name one image by its nearest entry.
+
+        Parameters
+        ----------
+        image
+            A path, or an array (s, s, 3) of RGB values 0..255, uint8 or floating point.
+        k
+            How many of the nearest entries to list.
+
+        Raises
+        ------
+        OSError, ValueError
+            For what is no image, for an empty gallery and for k below 1.
+        """
+        self._check_not_empty()
+        return self.identify_embedding(self.embed_images([image])[0][0], k)
+
+    def identify_embedding(self, embedding: np.ndarray, k: int = 5) -> Match:
+        """Name an embedding (dim,) by its nearest entry; see `identify`."""
+        self._check_not_empty()
         if k < 1:
             raise ValueError(f"k={k}: ask for at least 1")
-        if self.search is None:  # a tree: answers a single query faster than brute force
-            self.search = NearestNeighbors(algorithm="ball_tree").fit(self.embeddings)
-        found = self.search.kneighbors(embedding[None], min(k, len(self.labels)))
+        query = np.asarray(embedding, np.float32)[None]
+        _check_finite(query)
+        distances, entries = self._search(query, min(k, len(self.labels)))
         nearest = [
-            (str(self.labels[i]), float(distance**2), str(self.paths[i]) or None)
-            for distance, i in zip(*(array[0] for array in found))
+            (str(self.labels[entry]), float(distance), str(self.paths[entry]) or None)
+            for distance, entry in zip(distances[0], entries[0])
         ]
         label, distance, _ = nearest[0]
         unknown = self.threshold is not None and distance > self.threshold
         return Match("unknown" if unknown else label, distance, nearest)
 
-    def trial(self, embeddings=None, labels=None):
-        """The `Trial` of pictures (n, dim) of the classes `labels` (n,) against the entries.
+    def find_copies(
+        self, embeddings: np.ndarray, hashes: Sequence[str] | np.ndarray | None = None
+    ) -> np.ndarray:
+        """Find the entries that are the same images as these.
 
-        Without them leave-one-out: each entry against all others, but for those of its own picture
-        (its label and path, so also at another size). A class of one picture has then nobody to be
-        found by, and counts as not known; strangers are simulated. Raises ValueError for an empty
-        gallery. Explained in notebook 05, "Strangers".
+        An image is recognised by its hash. Where the hash of either is unknown, it is recognised
+        by an embedding that differs by no more than rounding explains (`COPY_TOLERANCE`).
+
+        Parameters
+        ----------
+        embeddings
+            Embeddings (n, dim) of images.
+        hashes
+            `hash_image` of each, where known.
+
+        Returns
+        -------
+        array
+            The index of an entry of the same image, or -1, (n,).
         """
-        alone, count = embeddings is None, len(self.labels)
-        if alone:
-            embeddings, labels = self.embeddings, self.labels
-        if not count:
+        embeddings = np.asarray(embeddings, np.float32)
+        hashes = [""] * len(embeddings) if hashes is None else hashes
+        distances, nearest = (found[:, 0] for found in self._search(embeddings, 1))
+        copies = np.where(distances <= COPY_TOLERANCE * squared_norms(embeddings), nearest, -1)
+        entry_of = dict(zip(self.hashes, range(len(self.hashes)))) if any(hashes) else {}
+        for row, digest in enumerate(hashes):
+            if digest and digest in entry_of:
+                copies[row] = entry_of[digest]
+            elif digest and copies[row] >= 0 and self.hashes[copies[row]]:
+                copies[row] = -1  # both contents are known, and they differ
+        return copies
+
+    def _search(self, queries, k, query_groups=None, entry_groups=None):
+        return nearest_entries(queries, self.embeddings, k, self._norms, query_groups, entry_groups)
+
+    def _number_images(self) -> np.ndarray:
+        """Number the images behind the entries, (m,): one image may be an entry at several sizes.
+
+        An image is told by its hash or, in galleries that have none, by its label and path.
+        """
+        first: dict[Any, int] = {}
+        keys = zip(self.hashes, self.labels, self.paths)
+        return np.array(
+            [
+                first.setdefault(digest or ((label, path) if path else entry), entry)
+                for entry, (digest, label, path) in enumerate(keys)
+            ],
+            int,
+        )
+
+    def _check_not_empty(self) -> None:
+        if not len(self.labels):
             raise ValueError("the gallery is empty; add images first: gallery.add(paths, labels)")
-        labels = [*self.labels, *(str(label) for label in labels)]
-        _, numbers = np.unique(labels, return_inverse=True)
-        own, asked = numbers[:count], numbers[count:]
-        if len(asked) != len(embeddings):
-            raise ValueError(f"{len(asked)} labels for {len(embeddings)} embeddings")
 
-        if alone:
-            first = {}  # entry of a picture; what has no path is one of its own
-            named = enumerate(zip(self.labels, self.paths))
-            picture = np.array([first.setdefault(name if name[1] else i, i) for i, name in named])
+    # ------------------------------------------------------------------- 3 known or a stranger
 
-        def summary(block, start):  # of squared distances (rows, entries), bounded in memory
-            rows = np.arange(start, start + len(block))
-            same = own == asked[rows, None]
-            if alone:
-                block[picture == picture[rows, None]] = np.inf
-            known = (same & np.isfinite(block)).any(1)
-            right = same[rows - start, block.argmin(1)] & known
-            foreign = np.where(same, np.inf, block).min(1)
-            return np.column_stack([block.min(1), known, right, foreign])
+    def compare(self, embeddings: np.ndarray, labels: Sequence[Any] | np.ndarray) -> Comparison:
+        """Compare images that are not in the gallery with its entries.
 
-        parts = [np.empty((0, 4), np.float32)]
-        if len(asked):
-            parts += pairwise_distances_chunked(
-                np.asarray(embeddings, np.float32), self.embeddings, reduce_func=summary,
-                working_memory=64, squared=True,
-            )  # fmt: skip
-        distances, known, right, foreign = np.concatenate(parts).T
-        known, right = known.astype(bool), right.astype(bool)
-        simulated = alone or bool(known.all())
-        strangers = foreign if simulated else distances[~known]
-        strangers = strangers[np.isfinite(strangers)]  # none if the gallery has one class
-        return Trial(distances, known, right, foreign, strangers, simulated)
-
-    def holds(self, embeddings):
-        """Which of the embeddings (n, dim) are copies of an entry: (n,) bool.
-
-        The same picture embedded twice differs by rounding alone. Those must not choose a
-        threshold: they find themselves. Explained in notebook 05, "Strangers".
+        Parameters
+        ----------
+        embeddings, labels
+            Embeddings (n, dim) and class names (n,). Images whose class the gallery does not have
+            are the strangers. Where there are none, strangers are simulated: each image without
+            the entries of its class.
         """
-        distances = self.trial(embeddings, [""] * len(embeddings)).distances
-        return distances <= 1e-8 * np.square(embeddings, dtype=np.float32).sum(1)
+        labels = [_spell(label) for label in labels]
+        if len(labels) != len(embeddings):
+            raise ValueError(f"{len(labels)} labels for {len(embeddings)} embeddings")
+        is_known = np.isin(labels, self.labels) if labels else np.zeros(0, bool)
+        return self._compare(np.asarray(embeddings, np.float32), labels, is_known, {})
 
-    def open_set(self, embeddings, labels):
-        """How pictures (n, dim) of classes in the gallery (known) and strangers fare: three shares.
+    def compare_entries(self) -> Comparison:
+        """Compare each entry with those of all other images (leave-one-out).
 
-        known_accuracy: of the known, accepted *and* given the right label; known_refused: of them,
-        called "unknown"; unknown_rejection: of the strangers, called "unknown". Strangers are the
-        pictures of other classes or, where there are none, simulated: each picture without the
-        entries of its class. nan for a kind that is missing.
-        Explained in notebook 05, "Strangers".
+        A class of one image has no other entry to match, so this image counts as not known. The
+        strangers are simulated.
         """
-        return self._shares(self.trial(embeddings, labels))
+        images = self._number_images()
+        _, classes = np.unique(self.labels, return_inverse=True)
+        images_per_class = np.bincount(classes[np.unique(images)]) if len(images) else images
+        is_known = images_per_class[classes] > 1
+        groups = {"query_groups": images, "entry_groups": images}
+        return self._compare(self.embeddings, list(self.labels), is_known, groups)
 
-    def leave_one_out(self):
-        """`open_set` of the entries themselves, each against the others.
+    def _compare(self, embeddings, labels, is_known, groups) -> Comparison:
+        self._check_not_empty()
+        distances, nearest = (found[:, 0] for found in self._search(embeddings, 1, **groups))
+        _, numbers = np.unique([*self.labels, *labels], return_inverse=True)
+        entry_classes, classes = np.split(numbers, [len(self.labels)])
+        to_others, _ = self._search(embeddings, 1, classes, entry_classes)
+        return Comparison(
+            distances=distances,
+            is_known=is_known,
+            is_right=is_known & (entry_classes[nearest] == classes),
+            distances_to_other_classes=to_others[:, 0],
+            strangers_are_simulated=bool(groups) or bool(is_known.all()),
+        )
 
-        Explained in notebook 05, "A gallery to take away".
+    def open_set(
+        self, embeddings: np.ndarray, labels: Sequence[Any] | np.ndarray
+    ) -> dict[str, float]:
+        """Measure how images of known classes and strangers fare with the threshold.
+
+        See `compare` for the arguments and `Comparison.measure_shares` for the three shares.
         """
-        return self._shares(self.trial())
+        return self.compare(embeddings, labels).measure_shares(self.threshold)
 
-    def _shares(self, trial):
-        limit = np.inf if self.threshold is None else self.threshold
-        accepted = trial.distances <= limit
-        share = lambda kind: float(kind.mean()) if len(kind) else np.nan  # noqa: E731
-        return {
-            "known_accuracy": share((trial.right & accepted)[trial.known]),
-            "known_refused": share(~accepted[trial.known]),
-            "unknown_rejection": share(trial.strangers > limit),
-        }
+    def leave_one_out(self) -> dict[str, float]:
+        """Measure the shares of `open_set` for the entries, each against the other images."""
+        return self.compare_entries().measure_shares(self.threshold)
 
-    def fit_threshold(self, embeddings=None, labels=None, strangers_let_in=0.05):
-        """Set `.threshold` by a policy; returns `.policy`, a dict with what was measured.
+    def fit_threshold(
+        self,
+        embeddings: np.ndarray | None = None,
+        labels: Sequence[Any] | np.ndarray | None = None,
+        strangers_let_in: float | None = 0.05,
+        hashes: Sequence[str] | np.ndarray | None = None,
+    ) -> dict[str, Any]:
+        """Choose `threshold` by a rule, and note in `policy` what was measured.
 
-        At most this share of the strangers is let in, and no more of the known are refused than
-        that costs: the threshold lies half way between the farthest known picture, rightly named,
-        that can be accepted and the closest stranger who then stays outside.
-        `strangers_let_in=None`: the best balance of the two shares instead.
+        At most the given share of the strangers is accepted (false accepts). On that condition as
+        few known images as possible are refused (false rejects): the threshold lies half way
+        between the farthest known image that can be accepted and the nearest stranger that has
+        to be refused.
 
-        Give *validation* pictures (n, dim), (n,) that are not in the gallery, of its classes and
-        of others, and judge by `open_set` on test pictures, for these shares are optimistic. Where
-        a kind is missing, the gallery stands in: its entries, leave-one-out, for the known; for
-        strangers pictures and entries, each without the entries of its class. Real strangers come
-        closer than those, for the network was not trained to keep them away. So beside known
-        pictures that were held out they only bound the threshold: it is that farthest known one.
+        Give *validation* images and judge the threshold by `open_set` on test images, because the
+        shares measured here are optimistic. Where known images or strangers are missing, the
+        entries stand in, leave-one-out. Such simulated strangers lie farther away than real ones,
+        because the network was trained to keep them away. So with known images that were held out
+        they are only an upper bound: the threshold is then the farthest of these known images.
 
-        Raises ValueError for a picture that is an entry, and where nothing can play the stranger.
-        Prints a caution if most of the known are refused. Explained in notebook 05, "Strangers".
+        Parameters
+        ----------
+        embeddings, labels
+            Embeddings (n, dim) and class names (n,) of images that are not in the gallery.
+        strangers_let_in
+            The largest share of strangers to accept, from 0 to below 1. None chooses the best
+            balance of the two errors instead.
+        hashes
+            `hash_image` of each image, where known, to tell exactly whether it is an entry.
+
+        Returns
+        -------
+        dict
+            The new `policy`.
+
+        Raises
+        ------
+        ValueError
+            For images that are entries, for entries that all have the same embedding, and where
+            nothing can stand in for a stranger.
         """
-        if strangers_let_in is not None and not 0 <= strangers_let_in < 1:
-            raise ValueError(f"strangers_let_in={strangers_let_in}: a share from 0 to below 1")
-        among_themselves = self.trial()
-        trial = among_themselves
-        if embeddings is not None and len(embeddings):
-            if copies := int(self.holds(embeddings).sum()):
-                raise ValueError(
-                    f"{copies} of {len(embeddings)} pictures are entries of this gallery, where "
-                    "they find themselves at distance 0: choose the threshold on pictures that "
-                    "are held out (gallery.holds tells which are not), or by leave-one-out: "
-                    "fit_threshold()"
-                )
-            trial = self.trial(embeddings, labels)
-        held_out = bool(trial is not among_themselves and trial.known.any())
-        friends, strangers = trial if held_out else among_themselves, trial.strangers
-        if trial.simulated and trial is not among_themselves:
-            strangers = np.concatenate([strangers, among_themselves.strangers])
-        if not len(strangers):
+        self._check_not_empty()
+        self._check_not_collapsed()
+        embeddings = self.embeddings[:0] if embeddings is None else embeddings
+        if copies := int((self.find_copies(embeddings, hashes) >= 0).sum()):
             raise ValueError(
-                "the gallery has one class and no picture is of another: nothing can play the "
-                "stranger, so there is no threshold. Add a class, or give pictures of others"
+                f"{copies} of {len(embeddings)} images are entries of this gallery, where they "
+                "match themselves at distance 0: choose the threshold on images that are held out "
+                "(gallery.find_copies tells which are not), or by leave-one-out: fit_threshold()"
             )
-        tight = held_out and trial.simulated
-        self.threshold = _threshold(friends, np.sort(strangers), strangers_let_in, tight)
-        refused = friends.distances[friends.known] > self.threshold
-        self.policy = {
-            "threshold": self.threshold,
-            "strangers_let_in_at_most": strangers_let_in,
-            "strangers": len(strangers),
-            "strangers_simulated": trial.simulated,
-            "strangers_let_in": float((strangers <= self.threshold).mean()),
-            "known": len(refused),
-            "known_held_out": held_out,
-            "known_refused": float(refused.mean()) if len(refused) else None,
-        }
-        if len(refused) and refused.mean() > 0.5:
+        held_out = self.compare(embeddings, [] if labels is None else labels)
+        policy = fit_policy(held_out, self.compare_entries, strangers_let_in)
+        self.policy, self.threshold = policy, policy["threshold"]
+        if policy["known"] and policy["known_refused"] > 0.5:
+            refused = round(policy["known_refused"] * policy["known"])
             print(
-                f"CAUTION: the threshold {self.threshold:.3f} refuses {refused.sum()} of "
-                f"{len(refused)} known pictures. More training or more pictures part the two kinds "
-                "better; a larger strangers_let_in lets in more of both"
+                f"CAUTION: the threshold {self.threshold:.3f} refuses {refused} of "
+                f"{policy['known']} known images. More training or more images separate the two "
+                "kinds better; a larger strangers_let_in accepts more of both"
             )
-        return self.policy
+        return policy
 
-    def describe_threshold(self):
-        """The threshold, its policy and what that measured, as a sentence."""
-        if self.threshold is None:
-            return "no threshold: never unknown; gallery.fit_threshold() chooses one"
-        if self.policy is None or self.policy["threshold"] != self.threshold:
-            return f"threshold {self.threshold:.3f}, set by hand"
-        policy = self.policy
-        limit, refused = policy["strangers_let_in_at_most"], policy["known_refused"]
-        rule = "the best balance" if limit is None else f"at most {limit:.0%} of strangers let in"
-        kind = "pictures of other classes"
-        if policy["strangers_simulated"]:
-            kind = "simulated, each picture without its class; real ones come closer"
-        text = f"threshold {self.threshold:.3f} ({rule}): when it was chosen, "
-        text += f"{policy['strangers_let_in']:.1%} of {policy['strangers']} strangers ({kind}) were"
-        if refused is None:
-            return f"{text} let in; there was no known picture to refuse"
-        how = "held out" if policy["known_held_out"] else "entries, leave-one-out"
-        return f"{text} let in, {refused:.1%} of {policy['known']} known pictures ({how}) refused"
+    def _check_not_collapsed(self) -> None:
+        spread = squared_norms(np.ptp(self.embeddings, axis=0)[None])[0]
+        if len(np.unique(self.labels)) > 1 and spread <= COPY_TOLERANCE * self._norms.max():
+            raise ValueError(
+                "the embedding has collapsed: all entries have the same one, so no threshold "
+                "separates the classes. Train again, with a lower learning rate or more data"
+            )
 
-    def _fingerprint(self):
-        digest = hashlib.sha256()
-        for weights in self.model.get_weights():
-            digest.update(np.ascontiguousarray(weights))
-        return digest.hexdigest()
+    def describe_threshold(self) -> str:
+        """Describe the threshold, its rule and what was measured, in a sentence."""
+        return describe_threshold(self.threshold, self.policy)
 
-    def save(self, folder):
-        """Write the model and the entries, and last gallery.json, which names the two files.
+    # --------------------------------------------------------------------------------- 4 files
 
-        The files are named by their content and gallery.json is replaced in one stroke, so a save
-        that is cut short leaves the older gallery as it was. Then its two files go, and no others.
-        Arrays and JSON; nothing is pickled.
+    def save(self, folder: str | os.PathLike) -> None:
+        """Write the gallery; what was saved in `folder` before is replaced.
+
+        A save that is cut short leaves the older gallery as it was. `save_over` keeps the entries
+        that were added to the older one by hand.
+        """
+        about = {
+            "threshold": self.threshold,
+            "policy": self.policy,
+            "model_weights_sha256": self.model_weights_sha256,
+        }
+        storage.write_gallery(Path(folder), self.model, self._entries(), about)
+
+    def save_over(self, folder: str | os.PathLike) -> None:
+        """Save a gallery that was built anew, and keep what was added by hand to the one before.
+
+        What is kept is printed. Entries whose image this gallery has already are not needed twice.
+
+        Raises
+        ------
+        ValueError
+            If entries were added by hand to the gallery in `folder` and it is of another model,
+            so that they cannot be kept; nothing is saved then.
         """
         folder = Path(folder)
-        former = storage.files_of(folder, self.FORMAT)
-        with temporary_build_folder(folder / "gallery") as work:
-            self.model.save(work / "model.keras")
-            arrays = {"embeddings": self.embeddings, "labels": self.labels, "paths": self.paths}
-            np.savez(work / "entries.npz", **arrays)
-            model = storage.hash_of(work / "model.keras")
-            entries = storage.hash_of(work / "entries.npz")
-            about = {
-                "format": self.FORMAT,
-                "embedding_size": self.embeddings.shape[1],
-                "threshold": self.threshold,
-                "policy": self.policy,
-                "model": f"embedding-{model[:16]}.keras",
-                "model_sha256": model,
-                "model_weights_sha256": self._fingerprint(),
-                "entries": f"entries-{entries[:16]}.npz",
-                "entries_sha256": entries,
-            }
-            (work / "gallery.json").write_text(json.dumps(about, indent=1), "utf-8")
-            os.replace(work / "model.keras", folder / about["model"])
-            os.replace(work / "entries.npz", folder / about["entries"])
-            os.replace(work / "gallery.json", folder / "gallery.json")
-        for name in former - {about["model"], about["entries"]}:
-            (folder / name).unlink(missing_ok=True)
+        with hold_folder(folder, "saving a gallery"):
+            former = self.read_enrolled(folder)
+            copies = self.find_copies(former["embeddings"], former["hashes"])
+            new, labels = copies < 0, former["labels"]
+            renamed = ~new & (self.labels[copies] != labels) if len(copies) else new
+            self._append_other({name: values[new] for name, values in former.items()})
+            if new.any():
+                print(f"kept from the gallery before: {_count_labels(labels[new])}")
+            if renamed.any():
+                print(
+                    "not kept, because the same images now have another label: "
+                    f"{_count_labels(labels[renamed])}"
+                )
+            self.save(folder)
+
+    def read_enrolled(self, folder: str | os.PathLike) -> dict[str, np.ndarray]:
+        """Return the arrays of the entries that were added by hand to the gallery in `folder`.
+
+        Up to format 3 such entries were not marked. There they are those of classes that this
+        gallery does not have. Raises ValueError if there are any and they are of another model.
+        """
+        folder = Path(folder)
+        nothing = {name: values[:0] for name, values in self._entries().items()}
+        if not (folder / "gallery.json").is_file():
+            return nothing
+        try:
+            about = storage.read_about(folder)
+            entries = storage.read_entries(folder, about)
+        except storage.NotWholeError as error:
+            print(f"{printable(folder)} holds no whole gallery ({printable(error)}): replaced")
+            return nothing
+        except ValueError as error:
+            raise ValueError(f"{printable(folder)}: {printable(error)}") from error
+        marked = entries["enrolled"]
+        if about["format"] < 4:
+            marked = ~np.isin(entries["labels"], self.labels)
+        if marked.any() and about["model_weights_sha256"] != self.model_weights_sha256:
+            raise ValueError(
+                f"{printable(folder)} is not replaced: entries were added to it "
+                f"({_count_labels(entries['labels'][marked])}), and they are of another model, so "
+                "they cannot be kept. Save into another folder and enroll their images there, or "
+                "delete this folder"
+            )
+        return {name: values[marked] for name, values in entries.items()}
 
     @classmethod
-    def load(cls, folder):
-        """What `save` wrote; nothing of the model is loaded unless its file is the one saved.
+    def load(cls, folder: str | os.PathLike) -> "Gallery":
+        """Read what `save` wrote; nothing of the model is loaded unless its file is the one saved.
 
-        Raises FileNotFoundError if there is no gallery in `folder`, or none that is whole and as
-        `save` writes it. Raises ValueError for a newer format, another embedding size, or files
-        that are not those that were saved. Of the first format the threshold is not taken over,
-        which is printed. A model can run code: load a gallery as you would run a program.
+        A model can run code: load a gallery as you would run a program. The threshold of format 1
+        is not taken over, which is printed.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no gallery in `folder`, or none that is whole.
+        ValueError
+            For a newer format, another embedding size, or files that are not those saved.
         """
         folder = Path(folder)
+        storage.require_gallery(folder)
         shown = printable(folder)
-        if not (folder / "gallery.json").is_file():
-            what = "holds no gallery.json" if folder.is_dir() else "is no folder"
-            raise FileNotFoundError(
-                f"{shown} {what}, so it is no gallery: give the folder that notebook 05 wrote "
-                "(runs/<run>/gallery), or make one: python -m workbook build MODEL IMAGES GALLERY"
-            )
         try:
-            about = storage.read_about(folder, cls.FORMAT)
-            size, model = about["embedding_size"], folder / about["model"]
+            about = storage.read_about(folder)
             entries = storage.read_entries(folder, about)
-            storage.check_hash(model, about.get("model_sha256"))
-            gallery = cls(load_model(model))
-            if (found := gallery.embeddings.shape[1]) != size:
-                raise ValueError(f"the model gives {found} numbers, not {size}: restore its files")
-            if gallery._fingerprint() != about["model_weights_sha256"]:
+            storage.check_hash(folder / about["model"], about.get("model_sha256"))
+            gallery = cls(load_model(folder / about["model"]))
+            if (dim := gallery.embeddings.shape[1]) != about["embedding_size"]:
+                raise ValueError(
+                    f"the model gives {dim} numbers, not {about['embedding_size']}: restore its "
+                    "files"
+                )
+            if gallery.model_weights_sha256 != about["model_weights_sha256"]:
                 raise ValueError("the model has other weights than that of the entries: restore it")
-        except (OSError, storage.NotWhole) as error:
+        except (OSError, storage.NotWholeError) as error:
             raise FileNotFoundError(
                 f"{shown} holds no whole gallery ({printable(error)}): build it again"
             ) from error
         except ValueError as error:
             raise ValueError(f"{shown}: {printable(error)}, or build the gallery again") from error
-        gallery._set(*entries)
+        gallery._set_entries(**entries)
         if about["format"] == 1:
             print(
-                f"{shown} is of the former format, whose threshold could be chosen on its own "
-                "entries: it is left out, and nothing is unknown. Notebook 05 gives it another, or "
-                "in Python gallery.fit_threshold(), then gallery.save(folder)"
+                f"{shown} is of format 1, whose threshold could be chosen on its own entries: it "
+                "is not taken over, and no image is called unknown. Choose another: "
+                "gallery.fit_threshold(), then gallery.save(folder)"
             )
-            return gallery
-        gallery.threshold, gallery.policy = about["threshold"], about["policy"]
+        else:
+            gallery.threshold, gallery.policy = about["threshold"], about["policy"]
         return gallery
+
+
+def read_image(image: Image, size: int) -> np.ndarray:
+    """Return an image as an array (size, size, 3) of RGB values 0..255.
+
+    A path is decoded; an array is checked. Raises OSError or ValueError for what is no image, and
+    for an array of another shape, kind or range.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        if Path(image).is_dir():
+            raise IsADirectoryError(
+                f"{printable(image)} is a folder, not an image: give the images in it"
+            )
+        if not Path(image).exists():
+            raise FileNotFoundError(f"{printable(image)}: no such file; is the path right?")
+        return decode_image(image, size)
+    pixels, shape = np.asarray(image), (size, size, 3)
+    if pixels.shape != shape:
+        raise ValueError(
+            f"an image of shape {pixels.shape}: the model takes {shape}, RGB 0..255; resize it, or "
+            "give its path"
+        )
+    if pixels.dtype != np.uint8 and pixels.dtype.kind != "f":
+        raise ValueError(
+            f"an image of {pixels.dtype}, whose black and white are unknown: give RGB 0..255 as "
+            "uint8 or floating point"
+        )
+    if not 0 <= pixels.min() <= pixels.max() <= 255 or (
+        pixels.dtype.kind == "f" and 0 < pixels.max() <= 1
+    ):
+        raise ValueError(
+            f"an image with values from {pixels.min()} to {pixels.max()}: the model takes RGB "
+            "0..255; rescale it, or give its path"
+        )
+    whole = pixels.astype(np.uint8)
+    return whole if (whole == pixels).all() else pixels
+
+
+def hash_image(pixels: np.ndarray) -> str:
+    """Return 16 hexadecimal digits of the SHA-256 of an image's values: its content's name."""
+    return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()[:16]
+
+
+def check_labels(labels: Sequence[Any] | np.ndarray, count: int, what: str) -> list[str]:
+    """Return `count` labels normalised; raise ValueError for a single text or a reserved label."""
+    if isinstance(labels, str):
+        raise ValueError(f"labels={labels!r} is one text: give a list, one label for each image")
+    if len(labels) != count:
+        raise ValueError(f"{count} {what} for {len(labels)} labels: give one label for each")
+    return [normalize_label(label) for label in labels]
+
+
+def _spell(label: object) -> str:
+    """Return a label as `normalize_label` spells it, which may also be a stranger's or none."""
+    return unicodedata.normalize("NFC", str(label)).strip()
+
+
+def _check_finite(embeddings: np.ndarray) -> None:
+    if not (squared_norms(embeddings) < 1e37).all():  # also too large to be squared
+        raise ValueError("an embedding is not finite: the model or an image is broken")
+
+
+def _free_name(path: str, taken: set[str]) -> str:
+    """Return the path, with the first number from 2 on if it is taken."""
+    number, name = 1, path
+    while name in taken:
+        number += 1
+        name = f"{path} ({number})"
+    return name
+
+
+def _second_label(path: str, label: str, former: str, entry: str) -> str:
+    shown = printable(path or "an image")
+    where = f" ({printable(entry)})" if entry else ""
+    return (
+        f'{shown} cannot be "{printable(label)}": the same image is in the gallery as '
+        f'"{printable(former)}"{where}. Choose that label, or remove that entry first'
+    )
+
+
+def _count_labels(labels: np.ndarray) -> str:
+    counts = Counter(map(str, labels))
+    return list_first(f"{label} ({count} entries)" for label, count in counts.items())
