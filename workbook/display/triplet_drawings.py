@@ -1,5 +1,6 @@
 """Drawings of one triplet in two dimensions: the zones of negatives, and what training changes."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -60,6 +61,27 @@ def draw_triplet_rings(
     axis.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[], aspect="equal")
     axis.axis("off")
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), labelspacing=1)
+    return figure
+
+
+def plot_zone_shares(shares: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Draw the share of hard, semi-hard and easy triplets as one bar per way to choose them.
+
+    Parameters
+    ----------
+    shares : way to choose -> zone -> share 0..1, as `zone_shares` gives them.
+    """
+    figure, axis = plt.subplots(figsize=(8.5, 0.6 + 0.42 * len(shares)), layout="constrained")
+    left = np.zeros(len(shares))
+    for (zone, color), hatch in zip(ZONES.items(), ("//", "", "..")):
+        widths = np.array([100 * share[zone] for share in shares.values()])
+        look: dict[str, Any] = {"color": color, "hatch": hatch, "edgecolor": "white"}
+        axis.barh(list(shares), widths, left=left, label=zone, **look)
+        left += widths
+    axis.set(xlabel="share of the triplets, %", xlim=(0, 100))
+    axis.grid(False)
+    axis.invert_yaxis()
+    axis.legend(title="zone", loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
