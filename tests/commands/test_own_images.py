@@ -1,4 +1,4 @@
-"""Pictures of one's own: the README's lines, word by word, and whether the answers are right."""
+"""Images of one's own: the README's lines, word by word, and whether the answers are right."""
 
 import csv
 import os
@@ -101,7 +101,7 @@ def gallery(place):
 
 
 def table(gallery, folder):
-    """The answers of `identify` for a folder: (true class, label, nearest) of each picture."""
+    """The answers of `identify` for a folder: (true class, label, nearest) of each image."""
     main(["identify", str(gallery), str(folder)])
     with open(folder.with_name(f"{folder.name}-identified.csv"), encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -117,7 +117,7 @@ def unchanged(gallery):
     again.save(gallery)
 
 
-def test_the_lines_of_the_readme_name_a_picture_and_find_an_added_class(place, unchanged):
+def test_the_lines_of_the_readme_name_an_image_and_find_an_added_class(place, unchanged):
     gallery = unchanged
     _, identify, enroll = readme_lines()
     before = typed(place, identify).splitlines()
@@ -125,14 +125,14 @@ def test_the_lines_of_the_readme_name_a_picture_and_find_an_added_class(place, u
     assert fnmatch(before[0], f"picture.jpg: blue (distance 0.???, threshold {limit:.3f})")
     assert "at most 5% of strangers let in" in before[-1]
     # a class that is added without training is found; the others are what they were
-    assert "2 pictures added; new class has 2" in typed(place, enroll)
+    assert "2 images added; new class has 2" in typed(place, enroll)
     answers = table(gallery, place / "more")
     assert [nearest for _, _, nearest in answers] == ["new class"] * 3
     assert {label for _, label, _ in answers} <= {"new class", "unknown"}
     assert typed(place, identify).splitlines()[0] == before[0]
 
 
-def test_pictures_of_known_classes_are_named_and_strangers_are_unknown(place, gallery):
+def test_images_of_known_classes_are_named_and_strangers_are_unknown(place, gallery):
     known = table(gallery, place / "held_out")
     named = [label == name for name, label, _ in known]
     assert len(named) == 20 and sum(named) >= 16, known
@@ -141,7 +141,7 @@ def test_pictures_of_known_classes_are_named_and_strangers_are_unknown(place, ga
     assert sum(label == "unknown" for _, label, _ in strangers) >= 6, strangers
 
 
-def test_the_threshold_was_chosen_on_pictures_that_were_no_entries(place, gallery):
+def test_the_threshold_was_chosen_on_images_that_were_no_entries(place, gallery):
     taken = Gallery.load(gallery)
     policy = taken.policy
     assert policy["known_held_out"] and policy["known"] == 15  # three of fifteen a class
