@@ -1,15 +1,25 @@
-"""One device or several: which strategy TensorFlow uses, and how devices share a batch."""
+"""One device or several: which strategy TensorFlow uses, and how devices share a batch.
+
+Notebook 09, "More than one device", explains it.
+"""
 
 import os
+from typing import Any
 
+from workbook.support.config import Config
 from workbook.support.tensorflow_start import GPUS, keras, tf
 
 
-def gather(values):
-    """The rows (b, ...) of every device, in one tensor (devices * b, ...); with one device as is.
+def gather(values: Any) -> Any:
+    """Put the rows of all devices into one tensor; gradients flow back to each device's own rows.
 
-    Differentiable; every device must have the same number of rows, each its own part of a batch.
-    Explained in notebook 06, "More than one device".
+    Parameters
+    ----------
+    values : (b, ...) tensor; every device must hold the same number of rows.
+
+    Returns
+    -------
+    (devices * b, ...) tensor, the same on every device; with one device, `values` itself.
     """
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
@@ -21,8 +31,8 @@ def gather(values):
     return context.all_reduce("SUM", tf.pad(values, padding))
 
 
-def synchronize_batch_norm(model):
-    """With several devices: let each BatchNorm of `model` use the statistics of the whole batch."""
+def synchronize_batch_norm(model: keras.Model) -> keras.Model:
+    """With several devices, let each BatchNorm use the statistics of the whole batch."""
     if tf.distribute.get_strategy().num_replicas_in_sync > 1:
         for layer in model._flatten_layers():
             if isinstance(layer, keras.layers.BatchNormalization):
@@ -30,14 +40,21 @@ def synchronize_batch_norm(model):
     return model
 
 
-def choose_strategy(config):
-    """Set the precision and return the `tf.distribute` strategy that `config` asks for.
+def choose_strategy(config: Config) -> Any:
+    """Set the precision, and return the `tf.distribute` strategy that the settings ask for.
 
-    "one": TensorFlow's default, a single device. "all": `MirroredStrategy` on every GPU of this
-    machine, or on its logical CPU devices if it has none. "workers": `MultiWorkerMirroredStrategy`
-    on the processes that the variable TF_CONFIG names; every one of them runs the same notebook.
-    Models are made within `choose_strategy(config).scope()`. Raises ValueError for "workers" without
-    TF_CONFIG. Explained in notebook 06, "More than one device".
+    Build models within `choose_strategy(config).scope()`.
+
+    Parameters
+    ----------
+    config : `precision` and `devices` are used. "one": TensorFlow's default, a single device.
+        "all": `MirroredStrategy` on every GPU of this machine, or on its logical CPU devices if it
+        has none. "workers": `MultiWorkerMirroredStrategy` on the processes that the variable
+        TF_CONFIG names; every one of them runs the same notebook.
+
+    Raises
+    ------
+    ValueError : for "workers" without TF_CONFIG.
     """
     keras.config.set_dtype_policy(config.precision)
     if config.devices == "workers":
@@ -48,7 +65,6 @@ def choose_strategy(config):
             )
         return tf.distribute.MultiWorkerMirroredStrategy()
     if config.devices == "all":
-        return tf.distribute.MirroredStrategy(
-            tf.config.list_logical_devices("GPU" if GPUS else "CPU")
-        )
+        devices = tf.config.list_logical_devices("GPU" if GPUS else "CPU")
+        return tf.distribute.MirroredStrategy(devices)
     return tf.distribute.get_strategy()

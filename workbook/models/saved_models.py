@@ -1,15 +1,16 @@
-"""Loading a .keras file that somebody else may have written, as carefully as it can be done.
+"""Load a .keras file that somebody else may have written, as carefully as possible.
 
 From such a file Keras makes whatever layers and functions the file names. Its safe mode refuses
-code that is in the file itself, and has been got round more than once: so a model is as trusted as
-a program, and what is checked here keeps damage and accidents out, and the tricks that are known.
+code inside the file, but it has been circumvented more than once. So trust a model file only as far
+as you would trust a program. The checks here stop damaged files, accidents and the known tricks.
 """
 
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
-import h5py  # Keras brings it along
+import h5py  # Keras requires it
 from packaging.version import Version
 
 from workbook.support.atomic_files import atomic_file
@@ -22,19 +23,23 @@ SAFE_MODE_SINCE = "3.13.2"
 MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
 
 
-def load_model(path):
-    """The model in a .keras file, in Keras's safe mode and not compiled.
+def load_model(path: str | Path) -> keras.Model:
+    """Load the model in a .keras file, in Keras's safe mode and not compiled.
 
-    Raises FileNotFoundError where there is none. Raises ValueError that names the file: before
-    anything of it is loaded, for one of another kind, with more in it than Keras writes, or that
-    would take far more memory than it has bytes; and for one that Keras refuses. Warns below Keras
-    `SAFE_MODE_SINCE`. Explained in notebook 05, "A gallery to take away".
+    Warns below Keras `SAFE_MODE_SINCE`, which can be made to run code.
+
+    Raises
+    ------
+    FileNotFoundError : if there is no such file.
+    ValueError : names the file and the reason. Before anything of it is loaded: for a file of
+        another kind, with other members than Keras writes, or one that would need far more memory
+        than it has bytes. Then: for whatever Keras refuses.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{printable(path)}: no such file; is the path right?")
     try:
-        _look_into(path)
+        _check_archive(path)
         if Version(keras.__version__) < Version(SAFE_MODE_SINCE):
             warnings.warn(
                 f"Keras {keras.__version__} lets a .keras file run code when it is loaded: give it "
@@ -53,11 +58,11 @@ def load_model(path):
         raise ValueError(f"{printable(path)} is not loaded: {printable(reason)}") from error
 
 
-def _look_into(path):
-    """ValueError for what `keras.Model.save` does not write, as far as the outside shows it."""
+def _check_archive(path: Path) -> None:
+    """Raise a ValueError for what `keras.Model.save` does not write, before anything is loaded."""
     if path.suffix != ".keras" or not zipfile.is_zipfile(path):
         raise ValueError("it is no .keras file, as Keras 3 writes it")
-    most = 10**7 + 10 * path.stat().st_size  # Keras packs nothing, so that this is ample
+    most = 10**7 + 10 * path.stat().st_size  # Keras compresses nothing, so this is ample
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         if {member.filename for member in members} != MEMBERS or len(members) != len(MEMBERS):
@@ -65,15 +70,15 @@ def _look_into(path):
         if (size := sum(member.file_size for member in members)) > most:
             raise ValueError(f"it would unpack to {size / 1e6:.0f} MB (a zip bomb?)")
         with archive.open("model.weights.h5") as file, h5py.File(file, "r") as weights:
-            if (size := _bytes_in(weights)) > most:
+            if (size := _count_bytes(weights)) > most:
                 raise ValueError(f"its weights would fill {size / 1e6:.0f} MB (a bomb?)")
 
 
-def _bytes_in(weights):
-    """What the arrays of an HDF5 file fill; ValueError for one that leads to other files."""
+def _count_bytes(weights: h5py.File) -> int:
+    """Count the bytes of all arrays of an HDF5 file; ValueError for links to other files."""
     sizes = []
 
-    def look(name, item):
+    def visit(name: str, item: Any) -> None:
         if isinstance(item, h5py.Group):
             links = [item.get(inner, getlink=True) for inner in item]
             if not all(isinstance(link, h5py.HardLink) for link in links):
@@ -83,12 +88,12 @@ def _bytes_in(weights):
         else:
             sizes.append((item.size or 0) * item.dtype.itemsize)
 
-    look("/", weights)
-    weights.visititems(look)
+    visit("/", weights)
+    weights.visititems(visit)
     return sum(sizes)
 
 
-def save_model(model, path):
-    """`model.save(path)`, a .keras file, of which no kill or full disk leaves half."""
+def save_model(model: keras.Model, path: str | Path) -> None:
+    """Save a model as a .keras file; a kill or a full disk leaves no half-written file."""
     with atomic_file(path) as part:
         model.save(part)
