@@ -211,3 +211,26 @@ def test_colours_of_the_two_kinds_differ_in_lightness():
     """Also without colours, in print, the two kinds of pairs can be told apart."""
     light = [np.dot(to_rgba(color)[:3], (0.299, 0.587, 0.114)) for color in (BLUE, ORANGE)]
     assert abs(light[0] - light[1]) > 0.05
+
+
+def test_snapshots_share_a_plane_and_show_the_distances_of_each_moment():
+    labels = np.repeat(["a", "b", "c"], 4)
+    last = np.random.default_rng(0).normal(size=(12, 5)) + 9 * np.eye(5)[np.repeat([0, 1, 2], 4)]
+    snapshots = {epoch: last * (epoch + 1) for epoch in range(6)}
+    figure = result_figures.plot_snapshots(snapshots, labels, classes=2)
+    above, below = figure.axes[:4], figure.axes[4:]
+    moments = ["before training", "after epoch 1", "after epoch 3", "after epoch 5"]
+    assert [axis.get_title() for axis in above] == moments
+    assert all([len(points.get_offsets()) for points in a.collections] == [4, 4] for a in above)
+    first, *_, end = (np.concatenate([c.get_offsets() for c in a.collections]) for a in above)
+    inner = np.linalg.norm(first - first.mean(0)) / np.linalg.norm(end - end.mean(0))
+    assert inner == pytest.approx(1 / 6)  # one plane for all: no panel is scaled on its own
+    assert heights(below[0], BLUE).max() > 0 and legend_of(below[-1]) == ["d(a, p)", "d(a, n)"]
+
+
+def test_snapshots_of_one_point_or_without_pairs_are_refused():
+    vectors = np.random.default_rng(0).normal(size=(4, 3))
+    with pytest.raises(ValueError, match="collapsed"):
+        result_figures.plot_snapshots({0: vectors, 1: np.ones((4, 3))}, [0, 0, 1, 1])
+    with pytest.raises(ValueError, match="no triplet exists"):
+        result_figures.plot_snapshots({0: vectors}, [0, 1, 2, 3])

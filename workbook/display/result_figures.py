@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike
 from sklearn.metrics import auc, roc_curve
 
 from workbook.display.figures import BLACK, BLUE, ORANGE, PALETTE
-from workbook.display.projections import TsneMap
-from workbook.evaluation.verification import Pairs
+from workbook.display.projections import TsneMap, pca_plane
+from workbook.evaluation.verification import Pairs, pair_distances
 
 MARKERS, LINES = "os^DvPX", ("-", "--", "-.", ":")
 IN_LEGEND = 60  # classes that the legend of a map names; more would not be legible
@@ -317,4 +317,50 @@ def plot_strangers(
         axis.axvline(limit, color=BLACK, linestyle=LINES[i % len(LINES)], label=label)
     axis.set(xlabel="squared distance to the closest entry", ylabel="share of the images, %")
     axis.legend(**BESIDE)
+    return figure
+
+
+def plot_snapshots(
+    snapshots: Mapping[int, np.ndarray], labels: ArrayLike, seed: int = 42, classes: int = 7
+) -> Figure:
+    """Draw an embedding while it learns: before the training, after epochs 1 and 3, at the end.
+
+    The plane is the same in all panels: the two directions in which the last embeddings differ
+    most. Below it are the distances of random pairs of all classes.
+
+    Parameters
+    ----------
+    snapshots : epoch -> (n, dim) embeddings of the same images; epoch 0 is before the training.
+    labels : (n,) whole numbers or words.
+    seed : of the random pairs.
+    classes : how many classes are drawn in the plane, the largest ones.
+
+    Raises
+    ------
+    ValueError : for fewer than three images, without a pair of each kind, or if the last
+        embeddings lie at one point.
+    """
+    labels, last = np.asarray(labels), max(snapshots)
+    moments = sorted({0, 1, 3, last} & snapshots.keys())
+    plane = pca_plane(snapshots[last])
+    names, counts = np.unique(labels, return_counts=True)
+    largest = names[np.argsort(-counts, kind="stable")[:classes]]
+    pairs = {epoch: pair_distances(snapshots[epoch], labels, 5000, seed) for epoch in moments}
+    figure, axes = plt.subplots(
+        2, len(moments), figsize=(3 * len(moments) + 2, 5), layout="constrained", squeeze=False,
+        sharex="row", sharey="row", height_ratios=(2, 1),
+    )  # fmt: skip
+    for epoch, (above, below) in zip(moments, axes.T):
+        points = plane.transform(snapshots[epoch])
+        for i, label in enumerate(largest):
+            above.scatter(*points[labels == label].T, s=12, marker=MARKERS[i % len(MARKERS)])
+        title = f"after epoch {epoch}" if epoch else "before training"
+        above.set(title=title, xlabel="first direction")
+        distances, same = pairs[epoch]
+        kinds = ((distances[same], BLUE, "d(a, p)"), (distances[~same], ORANGE, "d(a, n)"))
+        _histograms(below, kinds)
+        below.set(xlabel="squared distance")
+    axes[0, 0].set_ylabel("second direction")
+    axes[1, 0].set_ylabel("share of the pairs, %")
+    axes[1, -1].legend(**BESIDE)
     return figure
