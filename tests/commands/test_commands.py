@@ -54,8 +54,8 @@ def check_command(command):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_what_a_page_tells_to_type_is_check_command(page):
-    for command in list_commands(page):
+def test_what_a_page_tells_to_type_is_understood(page):
+    for command in dict.fromkeys(list_commands(page)):
         check_command(command)
 
 
@@ -81,3 +81,8 @@ def test_constraints_name_one_version_of_each_requirement_that_fits_it():
     for name, specifier in exact.items():
         [pin] = specifier
         assert pin.operator == "==" and required.get(name, specifier).contains(pin.version), name
+
+
+def test_the_list_of_quick_tests_names_what_there_is():
+    paths = (ROOT / "tests/quick.txt").read_text("utf-8").split()
+    assert paths and [path for path in paths if not (ROOT / path).exists()] == []
