@@ -137,7 +137,7 @@ def test_unreadable_files_are_reported_and_strict_raises(tmp_path):
 @pytest.mark.parametrize("classes", [0, 1])
 def test_too_few_classes_is_a_clear_error(tmp_path, classes):
     write_images(tmp_path, ["a"][:classes], 3)
-    with pytest.raises(ValueError, match="two sub-folders with images"):
+    with pytest.raises(ValueError, match="one sub-folder with images per class"):
         load_images(tmp_path, 16, cache_dir=tmp_path.parent / "cache")
 
 
@@ -176,7 +176,7 @@ def decoding_fails(*args):
 def test_a_whole_cache_is_used(cached, monkeypatch):
     data = cached()
     assert isinstance(data.images, np.memmap) and not data.images.flags.writeable
-    monkeypatch.setattr(image_files, "decode", decoding_fails)
+    monkeypatch.setattr(image_cache, "decode", decoding_fails)
     again = cached()
     assert (again.images == data.images).all() and again.paths == data.paths
 
@@ -205,7 +205,7 @@ def test_a_changed_image_is_decoded_again(cached):
 
 
 def test_a_file_of_images_is_no_cache_until_it_is_complete(cached, monkeypatch):
-    decode, calls = image_files.decode, []
+    decode, calls = image_cache.decode, []
 
     def interrupted(file, size):
         calls.append(file)
@@ -214,7 +214,7 @@ def test_a_file_of_images_is_no_cache_until_it_is_complete(cached, monkeypatch):
         return decode(file, size)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(image_files, "decode", interrupted)
+        patch.setattr(image_cache, "decode", interrupted)
         cached()
     data = cached()
     assert len(data.images) == 8 and not data.problems
@@ -237,7 +237,7 @@ def test_memory_stays_flat_while_decoding(tmp_path):
     Image.new("RGB", (4, 4), "red").save(tmp_path / "red.png")
     tracemalloc.start()
     paths = [str(tmp_path / "red.png")] * 2000
-    _, images, results = image_cache._decode_all(paths, 200, tmp_path / "cache")
+    images, results = image_cache.decode_files(paths, 200, tmp_path / "cache")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert images.shape == (2000, 200, 200, 3) and len(results) == 2000

@@ -421,7 +421,6 @@ def warnings_of(path, data):
     return [warning for warning in data.warnings if warning["path"] == printable(path)]
 
 
-@pytest.mark.odd_image
 @pytest.mark.parametrize("what", READ)
 def test_read_right(dataset, what):
     name, content, colors = READ[what]
@@ -434,7 +433,6 @@ def test_read_right(dataset, what):
     assert (pixels == decode_image(path, 32)).all()
 
 
-@pytest.mark.odd_image
 @pytest.mark.parametrize("what", WARNED)
 def test_read_with_a_warning(dataset, what):
     name, content, colors, reason, remedy = WARNED[what]
@@ -456,7 +454,6 @@ def test_a_whole_file_is_not_to_be_restored():
     assert not set(FORMATS) & {"EPS", "WMF", "MPEG", "HDF5", "GRIB", "BUFR", "FPX", "MIC", "PDF"}
 
 
-@pytest.mark.odd_image
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in is a shell script")
 @pytest.mark.parametrize("name", ["holiday.jpg", "drawing.eps"])
 def test_no_content_starts_another_program(dataset, tmp_path, monkeypatch, name):
@@ -477,7 +474,6 @@ def test_no_content_starts_another_program(dataset, tmp_path, monkeypatch, name)
     assert not mark.exists()
 
 
-@pytest.mark.odd_image
 @pytest.mark.parametrize("what", BROKEN)
 def test_listed_with_reason_and_remedy(dataset, what):
     name, content, reason, remedy = BROKEN[what]
@@ -508,7 +504,6 @@ def link(path, target):
     return str(path)
 
 
-@pytest.mark.odd_image
 def test_links_are_followed(dataset, tmp_path):
     make(tmp_path / "elsewhere" / "deeper", "x.jpg")
     link(dataset / "a" / "link.jpg", tmp_path / "elsewhere" / "deeper" / "x.jpg")
@@ -526,7 +521,6 @@ def test_links_are_followed(dataset, tmp_path):
     }  # fmt: skip
 
 
-@pytest.mark.odd_image
 def test_links_within_the_folder_need_no_warning_and_many_that_lead_out_are_counted(
     dataset, tmp_path
 ):
@@ -544,7 +538,6 @@ def test_links_within_the_folder_need_no_warning_and_many_that_lead_out_are_coun
     )
 
 
-@pytest.mark.odd_image
 @pytest.mark.parametrize(
     "place, target, reason",
     [
@@ -561,7 +554,6 @@ def test_links_to_nothing_and_loops_are_listed(dataset, place, target, reason):
     check_listed(load(dataset), dataset, path, reason, "link|move|restore")
 
 
-@pytest.mark.odd_image
 def test_links_that_lead_to_each_other(dataset):
     link(dataset / "a" / "to b", dataset / "b")
     link(dataset / "b" / "to a", dataset / "a")
@@ -570,7 +562,6 @@ def test_links_that_lead_to_each_other(dataset):
     assert sorted(Path(p["path"]).name for p in data.problems) == ["to a", "to b"]
 
 
-@pytest.mark.odd_image
 def test_a_folder_named_like_an_image(dataset):
     make(dataset / "a" / "inner.jpg", "x.jpg")
     (dataset / "a" / "empty.jpg").mkdir()
@@ -580,7 +571,6 @@ def test_a_folder_named_like_an_image(dataset):
     assert problem["path"].endswith("empty.jpg") and problem["reason"] == "an empty folder"
 
 
-@pytest.mark.odd_image
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 def test_a_pipe_does_not_block(dataset):
     os.mkfifo(dataset / "a" / "pipe.jpg")
@@ -590,7 +580,6 @@ def test_a_pipe_does_not_block(dataset):
         decode_image(path, 32)
 
 
-@pytest.mark.odd_image
 @pytest.mark.parametrize("kind", ["folder", "device"])
 def test_what_is_no_file_is_no_image(tmp_path, kind):
     if kind == "device" and not os.path.exists("/dev/zero"):
@@ -603,7 +592,6 @@ def test_what_is_no_file_is_no_image(tmp_path, kind):
         decode_image(path, 32)
 
 
-@pytest.mark.odd_image
 @pytest.mark.parametrize(
     "name",
     [".DS_Store", "._x.jpg", "Thumbs.db", "desktop.ini", ".thumbnails/x.jpg", "__MACOSX/x.jpg"],
@@ -637,7 +625,6 @@ def ordinary_user(folder):
         os.seteuid(0)
 
 
-@pytest.mark.odd_image
 @pytest.mark.parametrize("name", ["a/secret.jpg", "a/closed/x.jpg", "closed/x.jpg"])
 def test_without_permission(name):
     with tempfile.TemporaryDirectory() as folder:
@@ -669,7 +656,7 @@ def test_everything_at_once_and_nothing_uncounted(dataset, monkeypatch):
     assert files == len(data.images) + len(data.problems) + 3
     assert len(data.problems) == len(BROKEN) and not started
     assert [note["reason"] for note in data.warnings if "hidden" in note["reason"]] == [
-        "3 hidden files or folders left aside: .DS_Store, ._x.jpg, Thumbs.db"
+        "3 hidden files or folders skipped: .DS_Store, ._x.jpg, Thumbs.db"
     ]
     rows = written(data)
     assert [row["kind"] for row in rows].count("problem") == len(BROKEN)
@@ -679,7 +666,6 @@ def test_everything_at_once_and_nothing_uncounted(dataset, monkeypatch):
     assert (again.images == data.images).all() and again.problems == data.problems
 
 
-@pytest.mark.odd_image
 @pytest.mark.parametrize(
     "name, shown", [("two\nlines.jpg", r"two\nlines"), (b"caf\xe9.jpg", r"caf\udce9")]
 )

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import PIL
@@ -15,29 +16,51 @@ from workbook.data.decoding import decode, explain, open_image, pillow_heif
 from workbook.support.atomic_files import publish_folder, temporary_build_folder
 from workbook.support.tensorflow_start import keras
 
+VERSION = 5  # of the files in the cache
+BLOCK = 512  # images that are decoded before they are written, so that memory stays flat
 
-def _decode_all(paths, size, cache_dir):
-    """(folder, images, results) of these files as they are now, from a cache made if need be."""
-    key = [5, size, PIL.__version__, pillow_heif is not None]  # 5: version of the cache
+# for each file its SHA-256, or None if it cannot be read; and [reason, remedy] of each remark
+Results = list[tuple[str | None, list[tuple[str, str]]]]
+
+
+def name_cache_folder(paths: list[str], size: int, cache_dir: Path) -> Path:
+    """Return the cache folder of these files as they are now: another one after any change."""
+    key: list = [VERSION, size, PIL.__version__, pillow_heif is not None]
     for path in paths:
         with contextlib.suppress(OSError):
             now = os.stat(path)
-            key.append((path, now.st_size, now.st_mtime_ns, now.st_ctime_ns))  # c: permissions too
+            # the last of these also changes with the permissions
+            key.append((path, now.st_size, now.st_mtime_ns, now.st_ctime_ns))
     digest = hashlib.sha256(json.dumps([key, paths]).encode()).hexdigest()[:16]
-    cache = cache_dir / f"images-{digest}"
+    return cache_dir / f"images-{digest}"
+
+
+def decode_files(paths: list[str], size: int, cache: Path) -> tuple[np.ndarray, Results]:
+    """Return the images of these files and what was found out about each file.
+
+    They come from the folder `cache`, which is made if need be (see `name_cache_folder`).
+
+    Returns
+    -------
+    images : np.memmap (readable, size, size, 3) uint8
+        Those that can be read, in the order of `paths`.
+    results : list
+        One item per path.
+    """
     kept = _read_cache(cache, size)
     if kept is None:
         with temporary_build_folder(cache) as work:
             _decode_into(work, paths, size)
-            if _read_cache(cache, size) is None:  # half-written, if it is there at all
+            if _read_cache(cache, size) is None:  # incomplete, if it is there at all
                 shutil.rmtree(cache, ignore_errors=True)
             publish_folder(work, cache)
         kept = _read_cache(cache, size)
-    return cache, *kept
+        assert kept, "it was just written"
+    return kept
 
 
-def _read_cache(cache, size):
-    """(images memmap, for each path [hash or None, [[reason, remedy], ...]]); None if not whole."""
+def _read_cache(cache: Path, size: int) -> tuple[np.ndarray, Results] | None:
+    """Return the images and results in a cache folder, or None if it is not complete."""
     try:
         results = json.loads((cache / "files.json").read_text("utf-8"))
         shape = (sum(digest is not None for digest, _ in results), size, size, 3)
@@ -50,8 +73,8 @@ def _read_cache(cache, size):
     return np.memmap(cache / "pixels.rgb", np.uint8, "r", shape=shape), results
 
 
-def _decode_into(folder, paths, size):
-    def work(path):
+def _decode_into(folder: Path, paths: list[str], size: int) -> None:
+    def read(path):
         try:
             with open_image(path) as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -61,10 +84,11 @@ def _decode_into(folder, paths, size):
         except Exception as error:
             return [None, [explain(path, error)]], None
 
-    results, progress = [], keras.utils.Progbar(len(paths), unit_name="image")
+    results: list = []
+    progress = keras.utils.Progbar(len(paths), unit_name="image")
     with open(folder / "pixels.rgb", "wb") as file, ThreadPoolExecutor() as pool:
-        for start in range(0, len(paths), 512):  # bounded, so memory stays flat
-            for result, pixels in pool.map(work, paths[start : start + 512]):
+        for start in range(0, len(paths), BLOCK):
+            for result, pixels in pool.map(read, paths[start : start + BLOCK]):
                 results.append(result)
                 if pixels is not None:
                     file.write(pixels.tobytes())

@@ -1,7 +1,7 @@
 """From files to arrays: a dataset as one object, and the cache of what was decoded.
 
-Images are RGB, uint8, 0..255. `folders` finds the files, `splits` says which are held out,
-`decoding` reads one. Explained in notebook 01.
+Images are RGB, uint8, 0..255. `folder_layout` finds the files, `splits` says which are held out,
+`decoding` reads one file. Explained in notebook 01.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ import os
 import warnings
 import zipfile
 import zlib
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,69 +20,115 @@ import numpy as np
 from workbook import ROOT
 from workbook.data import toys
 from workbook.data.decoding import decode, explain, open_image
-from workbook.data.downloads import DATASETS, GROCERY_LISTS, fetch, grocery_lists
-from workbook.data.folder_layout import Listing, read_folder
-from workbook.data.image_cache import _decode_all
-from workbook.data.report import _write_report, report_entry
+from workbook.data.downloads import DATASETS, GROCERY_LISTS, Source, fetch, grocery_lists
+from workbook.data.folder_layout import NO_TABLES, Entry, Listing, read_folder
+from workbook.data.image_cache import decode_files, name_cache_folder
+from workbook.data.report import report_entry, write_report
 from workbook.data.splits import (
     content_warnings,
-    describe,
+    describe_layout,
     hold_out,
+    look_alike_warnings,
     shortage_warnings,
     stranger_warnings,
 )
 from workbook.support.atomic_files import mark_used, temporary_build_folder
+from workbook.support.config import Config
 from workbook.support.tensorflow_start import keras
-from workbook.support.text import printable
+from workbook.support.text import list_first, printable
+
+SAMPLED = 2**28  # bytes of images of which a fingerprint reads all
 
 
 @dataclass
 class ImageDataset:
-    """Images with what is known of them; made by `load_images`. n images, c classes.
+    """Images and what is known about them, made by `load_images`. n images, c classes.
 
-    images (n, size, size, 3) uint8 RGB 0..255; labels (n,) int32 in 0..c-1; splits (n,) of
-    "train", "validation", "test", "unseen" (classes that are never trained on) or "reference"
-    (one catalogue picture a class); paths open the files (print them with `printable`); factors:
-    name -> (n,) float32, known for the toys only; problems: what could not be read; warnings: what
-    was read or left aside and deserves a look; both one dict an entry with path, reason and
-    remedy, and both in the CSV file `report` (None for the toys); layout: how the folder was read,
-    in one to three lines; coarse (c,): the coarse class of each class, empty where there are none;
-    folder: where the paths begin (None for the toys).
+    Attributes
+    ----------
+    images : (n, size, size, 3) uint8
+        RGB, 0..255.
+    labels : (n,) int32
+        The class of each image, 0..c-1.
+    class_names : list of str
+    paths : list of str
+        They open the files (print them with `printable`).
+    splits : (n,) str
+        "train", "validation", "test", "unseen" (classes that are never trained on) or "reference"
+        (one catalogue image per class).
+    factors : dict
+        Name -> (n,) float32; known for the toys only.
+    problems, warnings : list of dict
+        What could not be read, and what was read or skipped and deserves a look: one entry with
+        path, reason and remedy each. Both are in the CSV file `report` (None for the toys).
+    layout : str
+        How the folder was read, in one to three lines.
+    coarse : list of str
+        The coarse class of each class; empty where there are none.
+    folder : Path
+        Where the paths begin (None for the toys).
+    hashes : list of str
+        The SHA-256 of each image's file; empty where there are no files.
     """
 
     name: str
     images: np.ndarray
     labels: np.ndarray
-    class_names: list
-    paths: list
+    class_names: list[str]
+    paths: list[str]
     splits: np.ndarray
-    gallery_splits: tuple = ("train",)
-    factors: dict = field(default_factory=dict)
-    problems: list = field(default_factory=list)
-    warnings: list = field(default_factory=list)
+    gallery_splits: tuple[str, ...] = ("train",)
+    factors: dict[str, np.ndarray] = field(default_factory=dict)
+    problems: list[dict] = field(default_factory=list)
+    warnings: list[dict] = field(default_factory=list)
     report: Path | None = None
     layout: str = ""
-    coarse: list = field(default_factory=list)
+    coarse: list[str] = field(default_factory=list)
     folder: Path | None = None
+    hashes: list[str] = field(default_factory=list)
 
-    def where(self, *splits):
-        """Indices (int64, ascending) of the images in any of `splits`."""
+    def where(self, *splits: str) -> np.ndarray:
+        """Return the indices (int64, ascending) of the images in any of `splits`."""
         return np.flatnonzero(np.isin(self.splits, splits))
 
     @cached_property
-    def short_paths(self):
+    def short_paths(self) -> list[str]:
         """The paths from the folder on: what a gallery keeps, whatever the machine."""
         folder = self.folder
         return [Path(os.path.relpath(p, folder)).as_posix() if folder else p for p in self.paths]
 
     @property
-    def gallery(self):
+    def gallery(self) -> np.ndarray:
         """Indices of every training image: what a test image is compared with."""
         return self.where(*self.gallery_splits)
 
+    @property
+    def uses_leave_one_out(self) -> bool:
+        """Whether the classes are too small to hold out test images.
 
-def load_from_config(config):
-    """`load_images` of what a `Config` says. Explained in notebook 01, "What is in the folder?"."""
+        Then each image is compared with all the others instead.
+        """
+        return not len(self.where("test"))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the images, labels, class names and splits, as 64 hexadecimal digits.
+
+        It does not depend on where the folder is. Of images without files and with more than
+        `SAMPLED` bytes, evenly spread ones are read.
+        """
+        facts = [self.class_names, self.labels.tolist(), list(map(str, self.splits)), self.hashes]
+        digest = hashlib.sha256(json.dumps(facts).encode())
+        if not self.hashes:
+            step = 1 + self.images.nbytes // SAMPLED
+            digest.update(f"{self.images.shape} {self.images.dtype} {step}".encode())
+            for image in self.images[::step]:
+                digest.update(image.tobytes())
+        return digest.hexdigest()
+
+
+def load_from_config(config: Config) -> ImageDataset:
+    """Return `load_images` of what a `Config` says."""
     return load_images(
         config.dataset,
         config.size,
@@ -93,84 +140,137 @@ def load_from_config(config):
 
 
 def load_images(
-    dataset="toys",
-    size=64,
-    data_home=None,
-    cache_dir=None,
-    seed=42,
-    strict=False,
-    layout="auto",
-):
-    """Load one of `DATASETS`, or a folder of images, as an `ImageDataset`.
+    dataset: str | Path = "toys",
+    size: int = 64,
+    data_home: str | Path | None = None,
+    cache_dir: str | Path | None = None,
+    seed: int = 42,
+    strict: bool = False,
+    layout: str = "auto",
+) -> ImageDataset:
+    """Load one of `DATASETS`, or a folder of images.
 
-    A folder holds one sub-folder a class, or folders called train, validation and test (also as in
-    `training_set`; validation alone is the test) of such. Where that can be read in two ways,
-    `layout` decides: "classes" (every sub-folder is a class) or "splits" (every sub-folder holds
-    classes). A named dataset is downloaded into `data_home` (default: `<root>/data`) on first use.
-    Files are decoded and resized once, in parallel, into a memory-mapped array under `cache_dir`
-    (default: `<root>/runs/cache`); `report.csv` is beside it. What cannot be read is listed in
-    `.problems`, or raised as ValueError with `strict=True`. Raises FileNotFoundError for a missing
-    folder or a failed download, ValueError for a folder that can be read in two ways, without two
-    classes of images or with one called "unknown", OSError for a full disk. Explained in notebook
-    01.
+    A folder holds one sub-folder per class, or folders called train, validation and test (also as
+    in `training_set`; validation alone is the test) that hold such. At least two classes are
+    needed. From five images per class on, some are held out for the test; with fewer, each image is
+    compared with all the others (`uses_leave_one_out`).
+
+    Files are decoded and resized once, in parallel, into a memory-mapped array in the cache. What
+    cannot be read is listed in `.problems`, and `report.csv` is beside the array.
+
+    Parameters
+    ----------
+    dataset
+        A name in `DATASETS`, or a folder. A named dataset is downloaded on first use.
+    size
+        Side of the square images in pixels.
+    data_home
+        Where downloads are kept (default: `<root>/data`).
+    cache_dir
+        Where decoded images are kept (default: `<root>/runs/cache`).
+    seed
+        Decides what is held out, and how toys are drawn.
+    strict
+        Whether a file that cannot be read is an error.
+    layout
+        How a folder is read if it can be read in two ways: "classes" (every sub-folder is a class)
+        or "splits" (every sub-folder holds classes).
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder, or a download failed.
+    ValueError
+        For a folder that can be read in two ways, that has fewer than two classes of images, or a
+        class whose name cannot be a label, such as "unknown".
+    OSError
+        If the disk is full.
     """
     data_home, cache_dir = Path(data_home or ROOT / "data"), Path(cache_dir or ROOT / "runs/cache")
     if str(dataset) == "toys" and layout == "auto":
         return _load_toys(size, seed, cache_dir)
-    found = _list_images(dataset, data_home, layout)
-    for path in (path for path, _, name in found.entries if name == "unknown"):
-        raise ValueError(
-            f'{printable(Path(path).parent)}: "unknown" is what a gallery calls a stranger, so no '
-            "class can have that name: rename the folder"
-        )
-    cache, images, results = _decode_all([path for path, _, _ in found.entries], size, cache_dir)
-    entries, hashes, problems, notes = [], [], found.problems, found.warnings
-    for one, (digest, remarks) in zip(found.entries, results):
-        (notes if digest else problems).extend(report_entry(one[0], *remark) for remark in remarks)
+    listing = _list_images(dataset, data_home, layout)
+    cache = name_cache_folder([entry.path for entry in listing.entries], size, cache_dir)
+    if len({entry.class_name for entry in listing.entries}) < 2:
+        raise _explain_shortage(dataset, listing, listing.entries, cache)
+    images, results = decode_files([entry.path for entry in listing.entries], size, cache)
+    entries, hashes, problems, notes = [], [], listing.problems, listing.warnings
+    for entry, (digest, remarks) in zip(listing.entries, results):
+        rows = [report_entry(entry.path, *remark) for remark in remarks]
         if digest:
-            entries.append(one)
+            entries.append(entry)
             hashes.append(digest)
-    authors_validation = any(split == "validation" for _, split, _ in entries)
-    notes += stranger_warnings(entries)
+            notes.extend(rows)
+        else:
+            problems.extend(rows)
+    if len({entry.class_name for entry in entries}) < 2:
+        raise _explain_shortage(dataset, listing, entries, cache)
+    has_validation = any(entry.split == "validation" for entry in entries)
+    notes += stranger_warnings(entries) + look_alike_warnings(entries)
     entries = hold_out(entries, seed)
-    notes += content_warnings(entries, hashes) + shortage_warnings(entries, found.folder)
-    _write_report(cache / "report.csv", problems, notes)
-    class_names = list(dict.fromkeys(name for _, _, name in entries))
-    number = {name: i for i, name in enumerate(class_names)}
-    class_names = [printable(name) for name in class_names]
-    paths, splits, names = map(list, zip(*entries)) if entries else ([], [], [])
-    labels = np.array([number[name] for name in names], np.int32)
-    layout = describe(found, class_names, labels, splits)
-    wrong = f"{len(problems)} problems" if strict and problems else ""
-    if len(class_names) < 2:
-        wrong = f"{len(entries)} readable images in {len(class_names)} classes; it takes two "
-        wrong += f"sub-folders with images, one a class. Read as: {layout}"
-    if wrong:
-        first = "".join(f"\n  {p['path']}: {p['reason']}: {p['remedy']}" for p in problems[:5])
-        raise ValueError(f"{printable(dataset)}: {wrong}{first}\n  all: {cache / 'report.csv'}")
+    notes += content_warnings(entries, hashes) + shortage_warnings(entries, listing.folder)
+    write_report(cache / "report.csv", problems, notes)
+    if strict and problems:
+        raise ValueError(
+            f"{printable(dataset)}: {len(problems)} problems{_show_problems(problems, cache)}"
+        )
+    names = list(dict.fromkeys(entry.class_name for entry in entries))
+    class_names = [printable(name) for name in names]
+    number = {name: i for i, name in enumerate(names)}
+    labels = np.array([number[entry.class_name] for entry in entries], np.int32)
+    splits = [entry.split for entry in entries]
     return ImageDataset(
-        name=printable(dataset if str(dataset) in DATASETS else found.folder.name),
+        name=printable(dataset if str(dataset) in DATASETS else listing.folder.name),
         images=images,
         labels=labels,
         class_names=class_names,
-        paths=paths,
+        paths=[entry.path for entry in entries],
         splits=np.array(splits),
-        gallery_splits=("train",) if authors_validation else ("train", "validation"),
+        gallery_splits=("train",) if has_validation else ("train", "validation"),
         problems=problems,
         warnings=notes,
         report=cache / "report.csv",
-        layout=layout,
-        coarse=[printable(found.coarse[name]) for name in number if found.coarse],
-        folder=found.folder,
+        layout=describe_layout(listing, class_names, labels, splits),
+        coarse=[printable(listing.coarse[name]) for name in names if listing.coarse],
+        folder=listing.folder,
+        hashes=hashes,
     )
 
 
-def decode_image(path, size):
-    """One file as a (size, size, 3) uint8 RGB array: upright, sRGB, over white, made square.
+def _explain_shortage(
+    dataset: str | Path, listing: Listing, entries: list[Entry], cache: Path
+) -> ValueError:
+    """The error for fewer than two classes; the whole report is beside the cache."""
+    write_report(cache / "report.csv", listing.problems, listing.warnings)
+    names = list(dict.fromkeys(entry.class_name for entry in entries))
+    labels = np.array([names.index(entry.class_name) for entry in entries], np.int32)
+    layout = describe_layout(listing, names, labels, [entry.split or "train" for entry in entries])
+    text = f"{len(entries)} images in {len(names)} classes. At least two classes are needed: one "
+    text += "sub-folder with images per class. Training needs two images per class, and from five "
+    text += "images per class on some are held out for the test"
+    if listing.tables and not entries:
+        text = f"{list_first(listing.tables)} may hold the labels, but {NO_TABLES}"
+    text += f". Read as: {layout}{_show_problems(listing.problems, cache)}"
+    return ValueError(f"{printable(dataset)}: {text}")
 
-    Of an animation the first picture. What `load_images` lists as a warning is a UserWarning.
-    Raises OSError where the file cannot be opened, ValueError where it is no file or cannot be
-    decoded, naming the file, the reason and the remedy.
+
+def _show_problems(problems: list[dict], cache: Path) -> str:
+    first = "".join(f"\n  {p['path']}: {p['reason']}: {p['remedy']}" for p in problems[:5])
+    return f"{first}\n  all: {cache / 'report.csv'}"
+
+
+def decode_image(path: str | Path, size: int) -> np.ndarray:
+    """Read one file as a (size, size, 3) uint8 RGB array: upright, sRGB, over white, made square.
+
+    Of an animation, the first image is read. What `load_images` lists as a warning is a
+    UserWarning.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be opened.
+    ValueError
+        If it is not a file or cannot be decoded, with its name, the reason and the remedy.
     """
     try:
         with open_image(path) as file:
@@ -185,14 +285,14 @@ def decode_image(path, size):
     return pixels
 
 
-def on_white(images, share):
-    """Images (n, s, s, 3) uint8 at `share` of their size, above 0 to 1, in the middle of white.
+def on_white(images: np.ndarray, share: float) -> np.ndarray:
+    """Shrink images (n, s, s, 3) uint8 to a share of their size, in the middle of white.
 
-    A catalogue shows a product as large as it can be; a photograph of a shelf does not. Raises
-    ValueError for another share. Explained in notebook 05, "One picture a class".
+    A catalogue shows a product as large as possible; a photograph of a shelf does not. Raises
+    ValueError for a share that is not above 0 and at most 1.
     """
     if not 0 < share <= 1:
-        raise ValueError(f"share={share}: a share of the picture's own size, above 0, at most 1")
+        raise ValueError(f"share={share}: a share of the image's own size, above 0, at most 1")
     if share == 1:
         return images
     side = images.shape[1]
@@ -204,8 +304,8 @@ def on_white(images, share):
     return made
 
 
-def _list_images(dataset, data_home, layout):
-    """The `Listing` of one of `DATASETS`, or of a folder; nothing is decoded."""
+def _list_images(dataset: str | Path, data_home: Path, layout: str) -> Listing:
+    """Return the `Listing` of one of `DATASETS`, or of a folder; nothing is decoded."""
     source = DATASETS.get(str(dataset))
     if not source:
         return read_folder(Path(dataset).expanduser().absolute(), layout)
@@ -214,48 +314,50 @@ def _list_images(dataset, data_home, layout):
     folder = fetch(str(dataset), data_home)
     if str(dataset) == "grocery":
         return _grocery(folder)
-    found = read_folder(folder, "classes")
-    _leave_out(source, found)
-    return found
+    listing = read_folder(folder, "classes")
+    _leave_out(source, listing)
+    return listing
 
 
-def _grocery(folder):
-    """The authors' splits and coarse classes; their iconic picture of a class as "reference"."""
-    classes, pictures = grocery_lists(folder)
-    entries = [(str(folder / icon), "reference", name) for name, _, icon in classes.values()]
-    entries += [(str(folder / path), split, classes[c][0]) for path, split, c in pictures]
-    entries.sort(key=lambda e: (e[2], e[1], e[0]))
+def _grocery(folder: Path) -> Listing:
+    """Read the authors' splits and coarse classes; catalogue images become "reference"."""
+    classes, images = grocery_lists(folder)
+    entries = [Entry(str(folder / icon), "reference", name) for name, _, icon in classes.values()]
+    entries += [Entry(str(folder / path), split, classes[c][0]) for path, split, c in images]
+    entries.sort(key=lambda e: (e.class_name, e.split, e.path))
     coarse = {name: group for name, group, _ in classes.values()}
-    found = Listing(folder, entries, "the authors' lists", coarse=coarse)
-    said = json.dumps([classes, pictures])
-    if hashlib.sha256(said.encode()).hexdigest() != GROCERY_LISTS:
+    listing = Listing(folder, entries, "the authors' lists", coarse=coarse)
+    lists = json.dumps([classes, images])
+    if hashlib.sha256(lists.encode()).hexdigest() != GROCERY_LISTS:
         remedy = "nothing, if you changed them; else delete the folder, to fetch it again"
-        found.warn(folder, "its lists are not those of the authors' commit", remedy)
-    return found
+        listing.warn(folder, "its lists are not those of the authors' commit", remedy)
+    return listing
 
 
-def _leave_out(source, found):
+def _leave_out(source: Source, listing: Listing) -> None:
     """Drop the classes that this dataset, as `DATASETS` has it, does not count."""
-    counts = {}
-    for _, _, name in found.entries:
-        counts[name] = counts.get(name, 0) + 1
+    counts = Counter(entry.class_name for entry in listing.entries)
     out = {n for n, k in counts.items() if n in source.leave_out or k < source.at_least}
     if out:
-        few = f" or of fewer than {source.at_least} images" * (source.at_least > 1)
         reason = f"{len(out)} classes, {sum(counts[n] for n in out)} images left out: "
-        reason += (", ".join(source.leave_out) or "none by name") + few
-        found.warn(found.folder, reason, "nothing: so this dataset is defined here")
-        found.aside.append(f"{len(out)} classes")
-    found.entries = [e for e in found.entries if e[2] not in out]
+        reason += ", ".join(source.leave_out) or "none by name"
+        if source.at_least > 1:
+            reason += f" or of fewer than {source.at_least} images"
+        listing.warn(listing.folder, reason, "nothing: so this dataset is defined here")
+        listing.skipped.append(f"{len(out)} classes")
+    listing.entries = [entry for entry in listing.entries if entry.class_name not in out]
 
 
 # ------------------------------------------------------------------------------- the cache, toys
 
 
-def _load_toys(size, seed, cache_dir, seen=80, validation=12, unseen=24):
-    """Of a seen class every fourth image is for test; the other classes are held out whole.
+def _load_toys(
+    size: int, seed: int, cache_dir: Path, seen: int = 80, validation: int = 12, unseen: int = 24
+) -> ImageDataset:
+    """Draw the toys, or read them from the cache.
 
-    32 images of a seen class, so that 24 are left to train on, and 24 of each other class.
+    Of the 32 images of a seen class every fourth is for the test, so that 24 are left to train on.
+    The other classes, of 24 images each, are held out as a whole.
     """
     sizes = [32] * seen + [24] * (validation + unseen)
     recipe = Path(toys.__file__).read_text("utf-8") + str((size, seed, sizes))
@@ -278,7 +380,7 @@ def _load_toys(size, seed, cache_dir, seen=80, validation=12, unseen=24):
     splits[labels >= seen + validation] = "unseen"
     names = [f"toy {c:03}" for c in range(len(sizes))]
     paths = [f"toys/{names[c]}/{i:02}" for c, i in zip(labels, instance)]
-    layout = describe(Listing(ROOT, level="drawn, no folder"), names, labels, splits)
+    layout = describe_layout(Listing(ROOT, level="drawn, no folder"), names, labels, list(splits))
     return ImageDataset(
         "toys", images, labels, names, paths, splits, factors=factors, layout=layout
     )
