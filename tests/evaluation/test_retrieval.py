@@ -1,5 +1,7 @@
 """Retrieval and its measures against a plain double loop (Musgrave et al. 2020, section 3.2)."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -147,3 +149,13 @@ def test_raw_pixels_are_means_of_blocks_and_what_is_left_over_is_cut():
     assert rows[-1].tolist() == [0, 0, 0, 2, 15, 255, 0, 0, 0, 0, 0, 0] and not rows[:-1].any()
     with pytest.raises(ValueError, match="side=6 is above the 5 pixels"):
         raw_pixels(images, side=6)
+
+
+def test_retrieval_never_holds_all_distances():
+    vectors = np.random.default_rng(0).normal(size=(10_000, 8)).astype(np.float32)
+    tracemalloc.start()
+    try:
+        retrieval_metrics(vectors, np.arange(10_000) // 5)
+        assert tracemalloc.get_traced_memory()[1] < 10_000**2 * 4 / 10
+    finally:
+        tracemalloc.stop()
