@@ -1,5 +1,6 @@
 """One configuration, read in one place; wrong values are named with the right ones."""
 
+import errno
 import os
 import re
 
@@ -213,6 +214,19 @@ def test_results_of_another_recipe_seed_or_preset_have_folders_of_their_own(tmp_
     plain = tmp_path / "runs/photos-quick"
     assert run_dir(recipe="specified") == plain.with_name("photos-quick-specified")
     assert run_dir(seed=5, data_seed=4) == plain / "seed-5" and run_dir(seed=5) == plain
+
+
+def test_a_full_disk_leaves_no_empty_mark_in_the_run_folder(tmp_path, monkeypatch):
+    def open_on_full_disk(path, *arguments, **options):
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    runs = tmp_path / "runs"
+    with monkeypatch.context() as patch:
+        patch.setattr("workbook.support.config.open", open_on_full_disk, raising=False)
+        with pytest.raises(OSError, match="No space left"):
+            _ = config_of(tmp_path / "photos", runs).run_dir
+    assert config_of(tmp_path / "photos", runs).run_dir == runs / "photos-quick"
 
 
 @pytest.mark.parametrize("letter", ["n", "\u00e9", "\u6728"])

@@ -6,14 +6,15 @@ import os
 import re
 from pathlib import Path
 
+import nbformat
 from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
 
 from workbook import ROOT
 
-# a source that is hidden in JupyterLab is one click away in the HTML, too; nothing is fetched to
-# show the page: formulas are MathML by then, see `as_html`
-PAGE = """{%- extends "lab/index.html.j2" -%}
+# A source that is hidden in JupyterLab is one click away in the page, too. Nothing is fetched to
+# show the page, because `as_html` has turned the formulas into MathML.
+TEMPLATE = """{%- extends "lab/index.html.j2" -%}
 {%- block html_head_js -%}{%- endblock -%}
 {%- block html_head_js_mathjax -%}{%- endblock -%}
 {%- block html_head_js_mermaidjs -%}{%- endblock -%}
@@ -26,23 +27,28 @@ PAGE = """{%- extends "lab/index.html.j2" -%}
 {%- endblock input_group -%}"""
 
 
-def as_html(notebook, target):
-    """`notebook` as a page beside `target`: its links lead to pages there, and to the workbook."""
+def as_html(notebook: nbformat.NotebookNode, target: Path) -> str:
+    """Return `notebook` as a page that is to lie beside `target`.
 
-    def lead(match):
+    Its links lead to the pages of other notebooks in that folder, and to the workbook's files.
+    """
+
+    def adapt_link(match: re.Match[str]) -> str:
         file, mark, section = match[1].partition("#")
         if file.startswith("../"):
-            with contextlib.suppress(ValueError):  # another drive
+            with contextlib.suppress(ValueError):  # there is no relative path to another drive
                 file = Path(os.path.relpath(ROOT / file[3:], target.parent)).as_posix()
         return f"]({file.replace('.ipynb', '.html')}{mark}{section})"
 
-    def mathml(match):
+    def convert_formula(match: re.Match[str]) -> str:
         return convert(match[1], display="block")
 
     page = copy.deepcopy(notebook)
     for cell in page.cells:
         if cell.cell_type == "markdown":
-            cell.source = re.sub(r"\]\(([^():\s]+)\)", lead, cell.source)
-            cell.source = re.sub(r"^\$\$(.+)\$\$$", mathml, cell.source, flags=re.MULTILINE)
+            cell.source = re.sub(r"\]\(([^():\s]+)\)", adapt_link, cell.source)
+            cell.source = re.sub(
+                r"^\$\$(.+)\$\$$", convert_formula, cell.source, flags=re.MULTILINE
+            )
     name = {"metadata": {"name": target.stem}}
-    return HTMLExporter(raw_template=PAGE).from_notebook_node(page, name)[0]
+    return HTMLExporter(raw_template=TEMPLATE).from_notebook_node(page, name)[0]

@@ -110,4 +110,7 @@ def _claim_folder(folder: Path, digest: str) -> bool:
             file.write(f"SHA-256 of the dataset's name or absolute path:\n{digest}\n")
     except FileExistsError:
         return digest in owner.read_text("utf-8")
+    except OSError:  # the disk is full: an empty file would belong to nobody
+        owner.unlink(missing_ok=True)
+        raise
     return True
