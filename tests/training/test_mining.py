@@ -109,6 +109,15 @@ def test_a_negative_identical_to_the_positive_is_not_farther():
         assert (x[positive] != x[negative]).any()
 
 
+@pytest.mark.parametrize("length", [1, 1000])
+def test_embeddings_that_differ_in_their_last_digits_are_equal(length):
+    row = np.random.default_rng(0).normal(size=8)
+    x = np.tile(np.float32(length * row / np.linalg.norm(row)), (24, 1))
+    x[::5] = np.nextafter(x[::5], np.float32(2 * length))
+    assert (squared_distances(x).numpy() == 0).all()
+    assert len(mine_triplets(x, LABELS, "semi-hard")) == 0
+
+
 def test_a_negative_that_is_farther_by_the_last_digit_only_is_not_semi_hard():
     d = np.float32([[0, 1, 1, 2], [1, 0, 1, 1], [1, 1, 0, 1], [2, 1, 1, 0]])
     d[0, 2] = np.nextafter(d[0, 1], np.float32(2))
