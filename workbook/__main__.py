@@ -57,7 +57,9 @@ def build_parser() -> argparse.ArgumentParser:
     workers.add_argument("words", nargs="*", metavar="NAME=value | number", help="as for run")
 
     build = add_command("build", "make a gallery from a folder of class folders", build_gallery)
-    build.add_argument("model", help="an embedding.keras that notebook 04 saved")
+    build.add_argument(
+        "model", help="a saved embedding.keras, or a backbone such as EfficientNetLite0"
+    )
     build.add_argument("images", help="a folder with one sub-folder per class")
     build.add_argument("gallery", help="the folder to write")
 

@@ -364,7 +364,7 @@ def test_k_below_one_is_refused_at_once(saved, folder, nothing_embedded):
         (["identify", "absent", "a.png"], "absent is no folder, so it is no gallery"),
         (["enroll", "empty", "x", "a.png"], "empty holds no gallery.json"),
         (["identify", "embedding.keras", "a.png"], "embedding.keras is no folder"),
-        (["build", "embedding.keras", "empty", "g"], "two sub-folders with images"),
+        (["build", "embedding.keras", "empty", "g"], "one sub-folder with images per class"),
         (["build", "absent.keras", "images", "g"], "absent.keras: no such"),
         (["build", "embedding.keras", "images", "file"], "file is a file: give a folder"),
         (["remove", "absent", "--label", "x"], "absent is no folder"),
@@ -377,3 +377,23 @@ def test_command_line_errors_are_one_message(tmp_path, folder, model, monkeypatc
     Path("file").touch()
     assert message in stopped(*words)
     assert not Path("absent").exists() and not Path("g").exists()
+
+
+def test_a_gallery_is_built_from_a_backbones_name_without_training(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SIAMESE_SIZE", "64")
+    monkeypatch.setenv("SIAMESE_RUNS", str(tmp_path / "runs"))
+    colors = {"red": (220, 30, 30), "green": (30, 160, 40), "blue": (30, 60, 220)}
+    for name, color in colors.items():
+        gallery_helpers.draw(tmp_path / "my_images" / name, color, 4, side=32)
+        gallery_helpers.draw(tmp_path / "new", color, 1, seed=1, name=f"{name}.png", side=32)
+    main(["build", "EfficientNetLite0", str(tmp_path / "my_images"), str(tmp_path / "my_gallery")])
+    out = capsys.readouterr().out
+    assert "12 images of 3 classes" in out
+    assert "features of EfficientNetLite0 as they are: nothing was trained on these images" in out
+    assert "simulated by leaving out each image's class" in out
+    gallery = Gallery.load(tmp_path / "my_gallery")
+    np.testing.assert_allclose(np.square(gallery.embeddings).sum(1), 1, rtol=1e-5)
+    for name in colors:
+        assert gallery.identify(tmp_path / "new" / f"{name}.png").label == name
+    end = stopped("build", "EfficientNetLite9", tmp_path / "my_images", tmp_path / "g")
+    assert "EfficientNetLite9: no such model" in end and "such as EfficientNetLite0" in end

@@ -11,14 +11,16 @@ from typing import Any
 
 from PIL import Image
 
-from siamese_utils import embed
+from siamese_utils import build_embedding_model, embed
 from workbook.data.folder_layout import list_image_files
 from workbook.data.images import load_images
 from workbook.gallery import storage
 from workbook.gallery.gallery import CATALOGUE_SIZES, Gallery, read_image
+from workbook.models.backbones import LITE, NAMES, load_backbone
 from workbook.models.saved_models import load_model
 from workbook.settings import read_config
 from workbook.support.atomic_files import atomic_file
+from workbook.support.config import Config
 from workbook.support.folder_lock import hold_folder
 from workbook.support.tensorflow_start import keras
 from workbook.support.text import normalize_label, printable
@@ -30,9 +32,19 @@ MOST_COMPARED = 20_000  # entries; comparing each with each of more takes minute
 
 
 def build(model: str, images: str, folder: str) -> None:
-    """Make a gallery of a folder of class folders, with the embedding saved in the file `model`.
+    """Make a gallery of a folder of class folders.
 
     Entries that were added by hand to a gallery that is already in `folder` are kept.
+
+    Parameters
+    ----------
+    model
+        The file of a saved embedding; or a backbone's name, as in `BACKBONE`, for its features as
+        they are, without a training.
+    images
+        A folder with one sub-folder per class.
+    folder
+        Where the gallery goes.
 
     Raises
     ------
@@ -42,30 +54,45 @@ def build(model: str, images: str, folder: str) -> None:
         If the folder cannot be written to, for a label that no class can have, and if entries were
         added by hand to a gallery of another model, so that they cannot be kept.
     """
-    if not Path(model).is_file():
+    source = Path(images).expanduser().resolve()
+    is_file = Path(model).is_file()
+    if not is_file and model not in NAMES:
         raise FileNotFoundError(
-            f"{printable(model)}: no such model; give an embedding.keras that notebook 04 saved"
+            f"{printable(model)}: no such model; give an embedding.keras that notebook 04 saved, "
+            f"or the name of a backbone, such as {LITE}"
         )
     _check_target(Path(folder))
-    gallery = Gallery(load_model(model))
-    config = read_config()
-    data = load_images(
-        Path(images).expanduser().resolve(),
-        gallery.size,
-        cache_dir=config.runs / "cache",
-        layout=config.layout,
-    )
+    config = read_config() if is_file else read_config(dataset=str(source), backbone=model)
+    gallery = Gallery(load_model(model) if is_file else build_plain_model(config))
+    data = load_images(source, gallery.size, cache_dir=config.runs / "cache", layout=config.layout)
     left_out = gallery.add_dataset(data, embed(gallery.model, data.images))
     gallery.fit_threshold()
     count = len(gallery.labels)
     gallery.save_over(folder)
     print(f"\n{count} images of {len(data.class_names)} classes in {printable(folder)}")
+    if not is_file:
+        print(f"features of {model} as they are: nothing was trained on these images")
     print(gallery.describe_threshold())
     kinds = (("not read", data.problems), ("left out", left_out), ("warning", data.warnings))
     for kind, rows in kinds:
         for row in rows:
             print(f"  {kind}: {row['path']}: {row['reason']}: {row['remedy']}")
     print(f"report: {printable(data.report)}")
+
+
+def build_plain_model(config: Config) -> keras.Model:
+    """Return a model from images to a backbone's features: their mean over the map, length 1."""
+    shape = (config.size, config.size, 3)
+    backbone, _ = load_backbone(
+        config.backbone, config.weights, shape, cache_dir=config.runs / "cache"
+    )
+    return build_embedding_model(
+        shape,
+        backbone=backbone,
+        train_from=None,
+        head=keras.layers.GlobalAveragePooling2D(name="average"),
+        normalize=True,
+    )
 
 
 def enroll(folder: str, label: str, images: Sequence[str], catalogue: bool = False) -> None:

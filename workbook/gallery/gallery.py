@@ -36,7 +36,7 @@ CATALOGUE_SIZES = (1, 0.9, 0.8, 0.7)  # chosen on the validation images of `groc
 # their value at most; here an embedding may be off by twice that, of which this is the square.
 COPY_TOLERANCE = 2.0**-20
 
-Image = str | os.PathLike | np.ndarray  # a path, or an array (s, s, 3) of RGB values 0..255
+Image = str | Path | np.ndarray  # a path, or an array (s, s, 3) of RGB values 0..255
 
 
 @dataclass(frozen=True)
@@ -178,11 +178,11 @@ class Gallery:
             If one is no image, for a label that no class can have, and for an image that has
             another label already. Nothing is added then.
         """
-        if isinstance(images, (str, os.PathLike)):
+        if isinstance(images, (str, Path)):
             raise ValueError(f"{str(images)!r} is one path: give a list of paths")
         labels = check_labels(labels, len(images), "images")
         embeddings, hashes = self.embed_images(images, sizes)
-        paths = [str(x) if isinstance(x, (str, os.PathLike)) else "" for x in images]
+        paths = [str(x) if isinstance(x, (str, Path)) else "" for x in images]
         self.add_embeddings(
             embeddings,
             labels * len(sizes),
@@ -730,7 +730,7 @@ def read_image(image: Image, size: int) -> np.ndarray:
     A path is decoded; an array is checked. Raises OSError or ValueError for what is no image, and
     for an array of another shape, kind or range.
     """
-    if isinstance(image, (str, os.PathLike)):
+    if isinstance(image, (str, Path)):
         if Path(image).is_dir():
             raise IsADirectoryError(
                 f"{printable(image)} is a folder, not an image: give the images in it"

@@ -5,12 +5,11 @@ estimate could belong to the k nearest is then measured again, so the answer is 
 formula.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 
-QUERIES, ENTRIES, PAIRS = 256, 2**14, 2**12  # in memory at a time: at most 16 MB of distances
+QUERIES, ENTRIES, PAIRS = 256, 2**13, 2**12  # in memory at a time: at most 8 MB of distances
 ROUNDING = 2.0**-24  # the largest relative error of one float32 operation
+LARGEST = 3e38  # no limit is infinite, so that a pair to skip, at infinity, is above every limit
 
 
 def squared_norms(vectors: np.ndarray) -> np.ndarray:
@@ -18,14 +17,16 @@ def squared_norms(vectors: np.ndarray) -> np.ndarray:
     return np.einsum("ij,ij->i", vectors, vectors)
 
 
-def squared_distances(vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return the squared distance of each pair of rows, (n,) float64, from its differences."""
-    parts = [np.empty(0)]
-    for start in range(0, len(vectors), PAIRS):
-        block = slice(start, start + PAIRS)
-        difference = np.subtract(vectors[block], others[block], dtype=np.float64)
-        parts.append(squared_norms(difference))
-    return np.concatenate(parts)
+def squared_distances(
+    queries: np.ndarray, rows: np.ndarray, entries: np.ndarray, columns: np.ndarray
+) -> np.ndarray:
+    """Return the squared distances (n,) float64 of n pairs of a query's row and an entry's."""
+    distances = np.empty(len(rows))
+    for start in range(0, len(rows), PAIRS):
+        part = slice(start, start + PAIRS)
+        difference = np.subtract(queries[rows[part]], entries[columns[part]], dtype=np.float64)
+        distances[part] = squared_norms(difference)
+    return distances
 
 
 def nearest_entries(
@@ -62,50 +63,48 @@ def nearest_entries(
     indices = np.full((len(queries), k), -1)
     for start in range(0, len(queries), QUERIES):
         block = slice(start, start + QUERIES)
-        for first, estimates, error in _estimate_distances(queries[block], entries, norms):
+        for first in range(0, len(entries), ENTRIES):
+            others = slice(first, first + ENTRIES)
+            same_group = None
             if query_groups is not None and entry_groups is not None:
-                others = entry_groups[first : first + estimates.shape[1]]
-                estimates[query_groups[block, None] == others] = np.inf
-            rows, columns = _select_candidates(estimates, distances[block, -1], error, k)
-            exact = [np.empty(0)]
-            for part in range(0, len(rows), PAIRS):
-                pairs = slice(part, part + PAIRS)
-                near = entries[first + columns[pairs]]
-                exact.append(squared_distances(queries[block][rows[pairs]], near))
+                same_group = query_groups[block, None] == entry_groups[others]
+            rows, columns = _find_candidates(
+                queries[block], entries[others], norms[others], distances[block], same_group
+            )
             distances[block], indices[block] = _keep_nearest(
-                distances[block], indices[block], rows, first + columns, np.concatenate(exact)
+                distances[block],
+                indices[block],
+                rows,
+                first + columns,
+                squared_distances(queries[block], rows, entries, first + columns),
             )
     return distances, indices
 
 
-def _estimate_distances(
-    queries: np.ndarray, entries: np.ndarray, norms: np.ndarray
-) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Yield (index of the first entry, estimates (n, block), their largest errors (n,))."""
-    query_norms = squared_norms(queries)
-    for first in range(0, len(entries), ENTRIES):
-        block = slice(first, first + ENTRIES)
-        estimates = queries @ entries[block].T
-        estimates *= -2
-        estimates += norms[block]
-        estimates += query_norms[:, None]
-        # a sum of `dim` products is off by at most dim * ROUNDING (Higham 2002, section 3.1)
-        operations = 2 * (queries.shape[1] + 4)
-        yield first, estimates, operations * ROUNDING * (query_norms + norms[block].max())
-
-
-def _select_candidates(
-    estimates: np.ndarray, limits: np.ndarray, error: np.ndarray, k: int
+def _find_candidates(
+    queries: np.ndarray,
+    entries: np.ndarray,
+    norms: np.ndarray,
+    distances: np.ndarray,
+    same_group: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return (rows, columns) of all estimates that may be among the k nearest.
+    """Return (rows, columns) of the pairs that may be nearer than the k found so far.
 
-    limits: each query's k-th smallest distance so far, or infinity.
+    The squared distance is estimated as |q|^2 + |e|^2 - 2 q e, where q is a query and e an entry.
     """
-    near = estimates <= (limits + error)[:, None]
-    near &= np.isfinite(estimates)
-    if k < estimates.shape[1] and np.count_nonzero(near) > 8 * k * len(near):  # as in the first
-        kth = np.partition(estimates, k - 1, axis=1)[:, k - 1]
-        near &= estimates <= (kth + 2 * error)[:, None]
+    k, query_norms = distances.shape[1], squared_norms(queries)
+    # a sum of `dim` products is off by at most dim * ROUNDING (Higham 2002, section 3.1)
+    operations = 2 * (queries.shape[1] + 4)
+    error = operations * ROUNDING * (query_norms + norms.max())
+    estimates = (-2 * queries) @ entries.T
+    estimates += norms  # |q|^2 is the same for a whole row and is left to the limits
+    if same_group is not None:
+        estimates[same_group] = np.inf
+    limits = np.minimum(distances[:, -1] + error - query_norms, LARGEST)
+    near = estimates <= limits.astype(np.float32)[:, None]
+    if k < len(entries) and np.count_nonzero(near) > 8 * k * len(near):  # as in the first block
+        limits = np.partition(estimates, k - 1, axis=1)[:, k - 1] + 2 * error
+        near &= estimates <= limits[:, None]
     rows, columns = np.nonzero(near)
     return rows, columns
 
