@@ -81,8 +81,8 @@ def plain_features(config: Config, data: ImageDataset) -> np.ndarray:
     """
     average = keras.layers.GlobalAveragePooling2D(name="average")
     embedding = build_from_config(config, head=average, normalize=True)
-    _, tail = su.split_at_freeze_point(embedding)
-    return su.embed(tail, keep_features(config, data, embedding).images)
+    trunk, tail = su.split_at_freeze_point(embedding)
+    return su.embed(tail, trunk_features(trunk, data.images, config.runs / "cache"))
 
 
 @dataclass
