@@ -1,12 +1,15 @@
-"""Measure how long something takes and how much memory it needs. Notebook 06 explains it."""
+"""Measure how long something takes and how much memory it needs. Notebook 9 explains it."""
 
 import threading
 import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from itertools import combinations
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import psutil
+
+from workbook.support.tensorflow_start import keras, tf
 
 Result = TypeVar("Result")
 
@@ -58,3 +61,79 @@ class PeakMemory:
     def more(self) -> float:
         """By how much the peak exceeds the memory at the start, in GB."""
         return self.peak - self.before
+
+
+class Speed(NamedTuple):
+    """The median duration of a call in seconds, and the process's peak memory in its first call."""
+
+    seconds: float
+    peak_gb: float
+
+
+def measure_by_turns(ways: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, Speed]:
+    """Measure several functions by turns, so that a slow minute of the machine affects all.
+
+    Parameters
+    ----------
+    ways : name -> function without arguments. Its first call, which compiles, does not count; the
+        memory is measured in it. Name the function that needs least memory first, because freed
+        memory does not always go back to the system.
+    repeats : how many further calls of each are timed; their median counts.
+    """
+    peaks = {}
+    for name, function in ways.items():
+        with PeakMemory() as memory:
+            function()
+        peaks[name] = memory.peak
+    rounds = [[timed(function)[0] for function in ways.values()] for _ in range(repeats)]
+    medians = np.median(rounds, axis=0)
+    return {name: Speed(float(median), peaks[name]) for name, median in zip(ways, medians)}
+
+
+def measure_machine(side: int, megabytes: int = 64) -> tuple[float, float]:
+    """Return how fast this machine multiplies matrices (GFLOP/s) and copies memory (GB/s).
+
+    Parameters
+    ----------
+    side : of the square float32 matrices. A product costs 2 * side**3 operations.
+    megabytes : how much is copied; each byte counts twice, because it is read and written.
+    """
+    matrix = tf.random.normal((side, side))
+    product = median_seconds(lambda: tf.matmul(matrix, matrix).numpy(), 5)
+    memory = np.ones((2, megabytes * 10**6), np.uint8)
+    copy = median_seconds(lambda: np.copyto(memory[1], memory[0]), 5)
+    return 2 * side**3 / product / 1e9, memory.nbytes / copy / 1e9
+
+
+def count_operations(model: keras.Model) -> float:
+    """Count the multiplications and additions of one image in convolutions and dense layers.
+
+    A weight of a convolution counts two operations for each place of the layer's output, a weight
+    of a dense layer two.
+    """
+    image = tf.TensorSpec((1, *model.input_shape[1:]))
+    graph = tf.function(lambda x: model(x, training=False)).get_concrete_function(image).graph
+    total = 0.0
+    for operation in graph.get_operations():
+        if operation.type in ("Conv2D", "DepthwiseConv2dNative", "MatMul"):
+            places = np.prod(operation.outputs[0].shape[1:-1])
+            total += 2 * np.prod(operation.inputs[1].shape) * places
+    return total
+
+
+def plain_close_distance(embeddings: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Choose close-distance triplets as one writes the rule down first, with three nested loops.
+
+    Parameters and result are those of `siamese_utils.close_distance_triplets`.
+    """
+    triplets = []
+    for a, p in combinations(range(len(embeddings)), 2):
+        if labels[a] == labels[p]:
+            d_ap = np.sum((embeddings[a] - embeddings[p]) ** 2)
+            closest, smallest = -1, np.inf
+            for n in np.flatnonzero(labels != labels[a]):
+                gap = abs(np.sum((embeddings[a] - embeddings[n]) ** 2) - d_ap)
+                if gap < smallest:
+                    closest, smallest = n, gap
+            triplets.append((a, p, closest))
+    return np.array(triplets)
