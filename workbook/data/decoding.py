@@ -12,6 +12,7 @@ import re
 import stat
 import threading
 import warnings
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, features
@@ -29,7 +30,7 @@ else:
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 # Pixels in a file, and nothing else: EPS would start Ghostscript, WMF has Windows draw, and in
-# MPEG, HDF5, GRIB and BUFR there is no picture that Pillow reads. TGA has no signature: the last.
+# MPEG, HDF5, GRIB and BUFR there is no image that Pillow reads. TGA has no signature: the last.
 _IMAGES = "JPEG PNG GIF WEBP BMP TIFF AVIF HEIF JPEG2000 PPM ICO CUR ICNS DIB PSD QOI PCX DCX DDS "
 _IMAGES += "SGI SUN MSP XBM XPM IM FLI FITS SPIDER PIXAR BLP FTEX TGA"
 Image.init()
@@ -39,11 +40,14 @@ _big_image = threading.Lock()  # one at a time, so that memory stays bounded
 
 
 class Unreadable(ValueError):
-    """A file that is not to be read; its arguments are the reason and the remedy."""
+    """A file that cannot be read as an image; its arguments are the reason and the remedy."""
 
 
-def open_image(path):
-    """The opened file; Unreadable for a folder, or for a pipe or a device, which may never end."""
+def open_image(path: str | os.PathLike) -> BinaryIO:
+    """Open a file for `decode`.
+
+    Raises Unreadable for a folder, and for a pipe or a device, which may never end.
+    """
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
         raise Unreadable("a folder, not an image", "give the images in it, or load the folder")
@@ -52,9 +56,19 @@ def open_image(path):
     return open(path, "rb")
 
 
-def decode(file, size):
-    """((size, size, 3) uint8 RGB, [(reason, remedy) that deserves a look]) of an open file."""
-    notes, head = [], file.read(16)
+def decode(file: BinaryIO, size: int) -> tuple[np.ndarray, list[tuple[str, str]]]:
+    """Decode an open image file and resize it to a square.
+
+    Returns
+    -------
+    pixels : (size, size, 3) uint8
+        RGB, 0..255.
+    remarks : list of (reason, remedy)
+        What deserves a look, although the image could be read.
+    """
+    notes: list[tuple[str, str]] = []
+    head = file.read(16)
+    image: Any
     with Image.open(file, formats=FORMATS) as image:
         if image.format == "TIFF" and _is_raw(image.tag_v2, head):
             raise Unreadable(*_RAW)
@@ -163,10 +177,10 @@ _RAW_SUFFIXES = {
     ".3fr", ".arw", ".cr2", ".cr3", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mrw", ".nef", ".nrw",
     ".orf", ".pef", ".raf", ".raw", ".rw2", ".sr2", ".srf", ".srw", ".x3f",
 }  # fmt: skip
-_FRAMES = "save single pictures of it (ffmpeg -i film.mp4 %04d.jpg), or delete it"
+_FRAMES = "save single images of it (ffmpeg -i film.mp4 %04d.jpg), or delete it"
 _NO_IMAGES = [  # how the file begins; what it is; what to do
     (rb"%!PS|\xc5\xd0\xd3\xc6", "a PostScript drawing (EPS), not an image", _EXPORT),
-    (rb"%PDF", "a PDF document, not an image", "save its pictures as PNG (pdftoppm -png)"),
+    (rb"%PDF", "a PDF document, not an image", "save its images as PNG (pdftoppm -png)"),
     (
         rb"\xd7\xcd\xc6\x9a|\x01\0\x09\0\0\x03|\x01\0\0\0.{36} EMF",
         "a Windows metafile (WMF, EMF), not an image",
@@ -190,7 +204,7 @@ _NO_IMAGES = [  # how the file begins; what it is; what to do
     (
         rb"\x89HDF|CDF[\x01\x02]|GRIB|BUFR|\x93NUMPY",
         "a file of arrays (HDF5, NetCDF, GRIB, NumPy), not an image",
-        "save its pictures as PNG, or delete it",
+        "save its images as PNG, or delete it",
     ),
     (rb".{128}DICM", "a medical file (DICOM)", "save it as PNG (pydicom), or delete it"),
     (rb"\xff\x0a|\0\0\0\x0cJXL ", "JPEG XL, and no decoder is installed", "save it as JPEG or PNG"),
@@ -202,13 +216,14 @@ _NO_IMAGES = [  # how the file begins; what it is; what to do
 ]
 
 
-def explain(path, error):
-    """(reason, remedy) for a file that could not be read, from its content where that tells."""
+def explain(path: str | os.PathLike, error: Exception) -> tuple[str, str]:
+    """Return (reason, remedy) for a file that could not be read, from its content if that tells."""
     if isinstance(error, Unreadable):
-        return error.args
+        reason, remedy = error.args
+        return reason, remedy
     if isinstance(error, Image.DecompressionBombError):
         return "too many pixels (a decompression bomb?)", "save it smaller"
-    if isinstance(error, (PermissionError, FileNotFoundError)) or getattr(error, "errno", None):
+    if isinstance(error, OSError) and error.errno:
         return explain_os_error(path, error)
     head = b""
     with contextlib.suppress(OSError), open(path, "rb") as file:

@@ -41,6 +41,8 @@ NO_TABLES = "tables of labels are not read yet: one sub-folder per class is need
 IF_CLASSES = "SIAMESE_LAYOUT=classes"
 ROLES = {"train": "train", "validation": "validation", "test": "test", "query": "test"}
 
+SplitOf = dict[Path, str]  # folder -> split
+
 __all__ = ["LAYOUTS", "Entry", "Listing", "list_image_files", "read_folder"]
 
 
@@ -177,23 +179,21 @@ class _Reader:
         while True:
             folders = list_subfolders(folder)
             splits = find_splits(folders)
-            holding = [f for f in splits if splits[f] != "query" and _class_folders(f)]
-            is_lonely_test = len(folders) == 1 and holding and splits[holding[0]] != "train"
-            if holding and not is_lonely_test:
-                return self.read_splits_or_classes(folder, folders, splits, holding)
+            parts = {f: s for f, s in splits.items() if s != "query" and _class_folders(f)}
+            is_lonely_test = len(folders) == 1 and "train" not in parts.values()
+            if parts and not is_lonely_test:
+                return self.read_splits_or_classes(folder, splits, parts)
             step = _find_inner_folder(folder, any_name=True)
             if step is None:
                 return self.read_classes_by_name(folder, folders, splits)
             folder = self.enter(folder, *step)
 
-    def read_splits_or_classes(
-        self, folder: Path, folders: list[Path], splits: dict[Path, str], holding: list[Path]
-    ) -> None:
+    def read_splits_or_classes(self, folder: Path, splits: SplitOf, parts: SplitOf) -> None:
         """Decide whether folders called train or test are splits, or classes of that name.
 
-        splits: the folders that are called so; holding: those of them that hold folders.
+        splits: the folders that are called so; parts: those of them that hold folders.
         """
-        parts = {f: splits[f] for f in holding}
+        folders = list_subfolders(folder)
         others = [f for f in folders if f not in splits and not is_annotation(f.name)]
         others = [f for f in others if os.access(f, os.R_OK) and os.listdir(f)]
         names = {child.name for part in parts for child in _class_folders(part)}
@@ -238,11 +238,7 @@ class _Reader:
         self.read_splits(folder, parts, splits)
 
     def read_splits(
-        self,
-        folder: Path,
-        parts: dict[Path, str],
-        splits: dict[Path, str],
-        split_of_others: str | None = None,
+        self, folder: Path, parts: SplitOf, splits: SplitOf, split_of_others: str = ""
     ) -> None:
         """Read the class folders in each part; skip the other `splits`, which hold none.
 
@@ -273,9 +269,7 @@ class _Reader:
         self.listing.level = "splits: " + (list_first(shown) or "none")
         self.warn_of_deeper_level("move them up one level")
 
-    def read_classes_by_name(
-        self, folder: Path, folders: list[Path], splits: dict[Path, str]
-    ) -> None:
+    def read_classes_by_name(self, folder: Path, folders: list[Path], splits: SplitOf) -> None:
         """Read folders as classes, except flat ones that are called like a test split.
 
         splits: the folders that are called like splits but hold no class folders.
@@ -304,9 +298,9 @@ class _Reader:
         if classes:
             self.warn_of_deeper_level("say so: SIAMESE_LAYOUT=splits")
 
-    def find_splits_in_classes(self, classes: list[Path]) -> dict[Path, dict[Path, str]]:
+    def find_splits_in_classes(self, classes: list[Path]) -> dict[Path, SplitOf]:
         """Return {class folder: {folder in it: split}} if all those are called like splits."""
-        inner: dict[Path, dict[Path, str]] = {}
+        inner: dict[Path, SplitOf] = {}
         for class_folder in classes:
             parts = {child: read_name(child.name)[0] for child in look_into(class_folder)}
             inner[class_folder] = {child: split for child, split in parts.items() if split}
@@ -315,7 +309,7 @@ class _Reader:
         kinds = {split for parts in inner.values() for split in parts.values()}
         return inner if {"train"} < kinds and "query" not in kinds else {}
 
-    def read_splits_in_classes(self, folder: Path, inner: dict[Path, dict[Path, str]]) -> None:
+    def read_splits_in_classes(self, folder: Path, inner: dict[Path, SplitOf]) -> None:
         """Read a layout such as cat/train, cat/test, dog/train, dog/test."""
         kinds = {split for parts in inner.values() for split in parts.values()}
         self.listing.level = f"one folder per class, in each of them {list_first(sorted(kinds))}"
