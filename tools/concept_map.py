@@ -1,11 +1,13 @@
-"""Draw figures/concept_map.svg and .png: the notebooks, their ideas, what one hands to another.
+"""Draw figures/concept_map.svg and .png: notebooks 1 to 5 and what each hands to the next ones.
 
 usage: python tools/concept_map.py
 """
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,13 +40,13 @@ ARROWS = (  # from, to, what is handed on, bend
 WIDTH, HEIGHT = 2.9, 1.1
 
 
-def draw():
+def draw() -> Figure:
+    """Draw the boxes, and the arrows between them with what is handed on."""
     figure, axis = plt.subplots(figsize=(13, 4.4))
     for name, (x, y, color, ideas) in BOXES.items():
-        box = (x, y), WIDTH, HEIGHT
-        style = {"boxstyle": "round,pad=0.06", "edgecolor": color, "linewidth": 2}
-        axis.add_patch(FancyBboxPatch(*box, facecolor="white", zorder=2, **style))
-        middle = {"ha": "center", "va": "center", "zorder": 3}
+        style: dict[str, Any] = {"boxstyle": "round,pad=0.06", "edgecolor": color, "linewidth": 2}
+        axis.add_patch(FancyBboxPatch((x, y), WIDTH, HEIGHT, facecolor="white", zorder=2, **style))
+        middle: dict[str, Any] = {"ha": "center", "va": "center", "zorder": 3}
         axis.text(x + WIDTH / 2, y + 0.94, name, weight="bold", size=10, color=color, **middle)
         axis.text(x + WIDTH / 2, y + 0.42, ideas, size=9, color="black", **middle)
     for start, end, what, bend in ARROWS:
@@ -56,9 +58,13 @@ def draw():
             tail, head = (x1 + WIDTH + 0.08, y1 + HEIGHT / 2), (x2 - 0.1, y2 + HEIGHT / 2)
             above = 0.22 if y1 == y2 else 0
             place = ((tail[0] + head[0]) / 2, (tail[1] + head[1]) / 2 + above)
-        line = {"arrowstyle": "-|>", "color": "#444444", "connectionstyle": f"arc3,rad={bend}"}
+        line: dict[str, Any] = {
+            "arrowstyle": "-|>",
+            "color": "#444444",
+            "connectionstyle": f"arc3,rad={bend}",
+        }
         axis.annotate("", head, tail, arrowprops=line, zorder=1)
-        ground = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        ground: dict[str, Any] = {"facecolor": "white", "edgecolor": "none", "pad": 1}
         axis.text(*place, what, ha="center", va="center", size=9, style="italic", bbox=ground)
     axis.set(xlim=(-0.2, 16.3), ylim=(-1.5, 4.2), aspect="equal")
     axis.axis("off")
@@ -69,5 +75,6 @@ if __name__ == "__main__":
     # text stays text in the SVG; a fixed salt and no date, so that drawing again changes nothing
     plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "concept map"})
     figure = draw()
-    for suffix, more in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": 200})):
-        figure.savefig(ROOT / f"figures/concept_map.{suffix}", bbox_inches="tight", **more)
+    path = ROOT / "figures"
+    figure.savefig(path / "concept_map.svg", bbox_inches="tight", metadata={"Date": None})
+    figure.savefig(path / "concept_map.png", bbox_inches="tight", dpi=200)

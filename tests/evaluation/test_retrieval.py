@@ -75,10 +75,10 @@ def test_bad_requests_are_named():
         nearest_neighbors(np.zeros((4, 2)), k=4)
     with pytest.raises(ValueError, match="no query has another image"):
         retrieval_metrics(np.zeros((3, 2)), [0, 1, 2])
-    with pytest.raises(ValueError, match="query labels such as .* both must be numbers, or both"):
+    with pytest.raises(ValueError, match=r"query labels such as .* both must be numbers, or both"):
         retrieval_metrics(np.zeros((2, 2)), [0, 0], np.zeros((2, 2)), ["a", "b"])
     for x in (np.array([[0, 1], [np.nan, 1]]), np.array([[0, 1], [np.inf, 1]])):
-        with pytest.raises(ValueError, match="^an embedding holds NaN or infinity"):
+        with pytest.raises(ValueError, match=r"^an embedding holds NaN or infinity"):
             nearest_neighbors(x)
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
+NOT_FINITE = "an embedding holds NaN or infinity: look at the training's loss"
 LIMIT = 1e-4  # of the mean squared length: all images within about 1 % of it around one point
 
 
@@ -23,7 +24,7 @@ def check_embeddings(embeddings: ArrayLike, at_least: int = 2) -> np.ndarray:
             f"embeddings of shape {vectors.shape}: at least {at_least} rows are needed, (n, dim)"
         )
     if not np.isfinite(vectors).all():
-        raise ValueError("an embedding holds NaN or infinity: look at the training's loss")
+        raise ValueError(NOT_FINITE)
     return vectors
 
 

@@ -9,6 +9,7 @@ from sklearn.metrics import pairwise_distances
 from sklearn.neighbors import NearestNeighbors
 
 from siamese_utils import check_labels
+from workbook.evaluation.collapse import NOT_FINITE
 
 RESAMPLES = 9_999
 
@@ -30,6 +31,8 @@ def _search(
     query: np.ndarray, gallery: np.ndarray, k: int, own: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Answer as `nearest_neighbors` does; `own` (n,) is each query's own row of the gallery."""
+    if not (np.isfinite(query).all() and np.isfinite(gallery).all()):
+        raise ValueError(NOT_FINITE)
     candidates = len(gallery) - (own is not None)
     if not 1 <= k <= candidates:
         raise ValueError(f"k={k}: a query has {candidates} candidates in the gallery")
@@ -76,7 +79,7 @@ def nearest_neighbors(
 
     Raises
     ------
-    ValueError : if `k` is above the number of candidates.
+    ValueError : if `k` is above the number of candidates, for NaN or infinity.
 
     Notes
     -----
