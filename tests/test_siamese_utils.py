@@ -13,6 +13,8 @@ import tensorflow as tf
 from small_models import LABELS, VECTORS, dense_model, make_images, small_embedding
 
 import siamese_utils as su
+from workbook.models.backbones import build_from_config
+from workbook.settings import read_config
 from workbook.training.batches import EpochSetter, IndexBatches
 
 # ---------------------------------------------------------------------------------- the file alone
@@ -223,6 +225,15 @@ def test_options_of_the_embedding():
     assert averaged.get_layer("trainable_tail").get_layer("embedding").kernel.shape == (8, 256)
     with pytest.raises(ValueError, match="train_from='conv_c' is no layer"):
         small_embedding(train_from="conv_c")
+
+
+def test_a_slim_head_is_a_batch_norm_and_one_dense_layer_also_on_resnet():
+    options = {"preset": "full", "dataset": "toys", "weights": "none", "head": "slim", "size": 64}
+    _, tail = su.split_at_freeze_point(build_from_config(read_config({}, **options)))
+    names = [layer.name for layer in tail.layers[2:]]
+    assert names == ["average", "feature_norm", "embedding", "unit_length"]
+    assert tail.get_layer("embedding").kernel.shape == (2048, 256)
+    assert tail.get_layer("feature_norm").momentum == 0.9
 
 
 def test_another_model_cannot_be_split():

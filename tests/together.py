@@ -17,7 +17,7 @@ from workbook.models.devices import choose_strategy, synchronize_batch_norm
 from workbook.settings import read_config
 from workbook.support.tensorflow_start import keras, tf
 from workbook.training.batches import EpochSetter, IndexBatches, pk_batches
-from workbook.training.mined_model import MinedSiameseModel
+from workbook.training.mined_model import ExplicitSiameseModel, MinedSiameseModel
 
 LABELS = np.repeat(np.arange(8), 4)
 IMAGES = np.random.default_rng(0).normal(size=(32, 8, 8, 3)) + LABELS[:, None, None, None] / 8
@@ -33,7 +33,10 @@ def build(mining, jit_compile=False):
         (8, 8, 3), backbone=backbone, train_from=None, head=head, normalize=True
     )
     synchronize_batch_norm(embedding)
-    model = MinedSiameseModel(embedding, miner=mining) if mining else su.SiameseModel(embedding)
+    if mining:
+        model = MinedSiameseModel(embedding, miner=mining)
+    else:
+        model = ExplicitSiameseModel(embedding)
     model.compile(keras.optimizers.AdamW(3e-3), jit_compile=jit_compile)
     return model
 

@@ -37,7 +37,8 @@ class LiveLossPlot(keras.callbacks.Callback):
 
     def __init__(self, title: str = "", live: bool = True):
         super().__init__()
-        self.title, self.history, self.figure, self.handle, self.drawn = title, {}, None, None, 0.0
+        self.title, self.figure, self.handle, self.drawn = title, None, None, 0.0
+        self.history: dict[str, list[float]] = {}
         self.live = live and "ipykernel" in sys.modules
 
     def on_train_begin(self, logs=None):  # a resumed training brings its first epochs along

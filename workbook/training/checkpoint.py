@@ -29,7 +29,7 @@ FORMAT = 2  # of the facts that a checkpoint notes about its training
 def _get_random_state() -> list:
     """Return the state of Python's and NumPy's global generators as JSON holds it."""
     kind, numbers, *rest = np.random.get_state()
-    return [random.getstate(), [kind, numbers.tolist(), *rest]]
+    return [random.getstate(), [kind, np.asarray(numbers).tolist(), *rest]]
 
 
 def _set_random_state(state):

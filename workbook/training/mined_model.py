@@ -12,8 +12,36 @@ from workbook.training.losses import TripletLoss
 from workbook.training.mining import Miner, has_triplet, squared_distances
 
 
+class WorkerSteps:
+    """Lets a `SiameseModel` be trained by several workers, which Keras's own steps do not.
+
+    A class derives from it first and from `SiameseModel` second.
+    """
+
+    def train_step(self, data):
+        return self._with_an_axis(super().train_step(data))
+
+    def test_step(self, data):
+        return self._with_an_axis(super().test_step(data))
+
+    def _with_an_axis(self, logs):
+        """Give each logged value an axis, which Keras reduces where there are several workers."""
+        if isinstance(self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            logs = {name: value[None] for name, value in logs.items()}
+        return logs
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Build the optimiser only: Keras's own method fails with several workers (issue 20585)."""
+        if self.optimizer:
+            build_optimizer(self)
+
+
+class ExplicitSiameseModel(WorkerSteps, SiameseModel):
+    """A `SiameseModel`, trained on explicit triplets, that several workers can train."""
+
+
 @keras.saving.register_keras_serializable(package="siamese_utils")
-class MinedSiameseModel(SiameseModel):
+class MinedSiameseModel(WorkerSteps, SiameseModel):
     """A `SiameseModel` that embeds each image of a batch once and mines triplets among them.
 
     Parameters
@@ -79,23 +107,6 @@ class MinedSiameseModel(SiameseModel):
             if not (found := re.search("(NaN or infinity in .*?) : Tensor", str(error))):
                 raise
             raise tracker.locate_error(found[1]) from None
-
-    def train_step(self, data):
-        return self._with_an_axis(super().train_step(data))
-
-    def test_step(self, data):
-        return self._with_an_axis(super().test_step(data))
-
-    def _with_an_axis(self, logs):
-        """Give each logged value an axis, which Keras reduces where there are several workers."""
-        if isinstance(self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
-            logs = {name: value[None] for name, value in logs.items()}
-        return logs
-
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Build the optimiser only: Keras's own method fails with several workers (issue 20585)."""
-        if self.optimizer:
-            build_optimizer(self)
 
     def get_config(self):
         options = asdict(self.triplet_loss_function) | {"mining": self.miner.strategy}

@@ -68,7 +68,8 @@ class Miner:
         d_ap, d_an = distances[:, :, None], distances[:, None, :]
         candidate = is_positive[:, :, None] & is_negative[:, None, :]
         if self.strategy == "all":
-            return Triplets(*tf.meshgrid(index, index, index, indexing="ij"), candidate)
+            anchor, positive, negative = tf.meshgrid(index, index, index, indexing="ij")
+            return Triplets(anchor, positive, negative, candidate)
         if self.strategy == "semi-hard":  # farther by more than the distances are rounded
             rounding = 4 * np.finfo(np.float32).eps * tf.reduce_max(distances, axis=1)
             candidate &= d_an - d_ap > rounding[:, None, None]

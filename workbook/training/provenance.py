@@ -66,7 +66,7 @@ def save_embeddings(
 ) -> None:
     """Write embeddings of the dataset, name -> (n, dim) float32, with a note of their origin."""
     with atomic_file(Path(path)) as part:
-        np.savez(part, **embeddings)
+        np.savez(part, **embeddings)  # type: ignore[arg-type]  # one could be called allow_pickle
     write_origin(Path(path), config, data)
 
 

@@ -11,7 +11,7 @@ from workbook.support.config import Config
 from workbook.support.tensorflow_start import keras
 from workbook.training.batches import largest_batch_shape
 from workbook.training.losses import TripletLoss
-from workbook.training.mined_model import MinedSiameseModel
+from workbook.training.mined_model import ExplicitSiameseModel, MinedSiameseModel
 from workbook.training.mining import Miner
 
 RULES = ("random", "close-distance", "mined")
@@ -89,7 +89,7 @@ class Recipe:
     def build_model(self, tail: keras.Model) -> SiameseModel:
         """Build the model that trains this tail (or embedding) by this recipe, not compiled."""
         if self.mining is None:
-            return SiameseModel(tail, self.margin)
+            return ExplicitSiameseModel(tail, self.margin)
         loss = TripletLoss(self.margin, self.temperature, self.active_only)
         return MinedSiameseModel(tail, loss, Miner(self.mining))
 
