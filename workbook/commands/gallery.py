@@ -11,16 +11,15 @@ from typing import Any
 
 from PIL import Image
 
-from siamese_utils import build_embedding_model, embed
+from siamese_utils import embed
 from workbook.data.folder_layout import list_image_files
 from workbook.data.images import load_images
 from workbook.gallery import storage
 from workbook.gallery.gallery import CATALOGUE_SIZES, Gallery, read_image
-from workbook.models.backbones import LITE, NAMES, load_backbone
+from workbook.models.backbones import LITE, NAMES, build_from_config
 from workbook.models.saved_models import load_model
 from workbook.settings import read_config
 from workbook.support.atomic_files import atomic_file
-from workbook.support.config import Config
 from workbook.support.folder_lock import hold_folder
 from workbook.support.tensorflow_start import keras
 from workbook.support.text import normalize_label, printable
@@ -63,7 +62,9 @@ def build(model: str, images: str, folder: str) -> None:
         )
     _check_target(Path(folder))
     config = read_config() if is_file else read_config(dataset=str(source), backbone=model)
-    gallery = Gallery(load_model(model) if is_file else build_plain_model(config))
+    average = keras.layers.GlobalAveragePooling2D(name="average")  # over the feature map
+    plain = {"train_from": None, "head": average}
+    gallery = Gallery(load_model(model) if is_file else build_from_config(config, **plain))
     data = load_images(source, gallery.size, cache_dir=config.runs / "cache", layout=config.layout)
     left_out = gallery.add_dataset(data, embed(gallery.model, data.images))
     gallery.fit_threshold()
@@ -78,21 +79,6 @@ def build(model: str, images: str, folder: str) -> None:
         for row in rows:
             print(f"  {kind}: {row['path']}: {row['reason']}: {row['remedy']}")
     print(f"report: {printable(data.report)}")
-
-
-def build_plain_model(config: Config) -> keras.Model:
-    """Return a model from images to a backbone's features: their mean over the map, length 1."""
-    shape = (config.size, config.size, 3)
-    backbone, _ = load_backbone(
-        config.backbone, config.weights, shape, cache_dir=config.runs / "cache"
-    )
-    return build_embedding_model(
-        shape,
-        backbone=backbone,
-        train_from=None,
-        head=keras.layers.GlobalAveragePooling2D(name="average"),
-        normalize=True,
-    )
 
 
 def enroll(folder: str, label: str, images: Sequence[str], catalogue: bool = False) -> None:
