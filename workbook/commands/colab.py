@@ -28,7 +28,7 @@ DRIVE = Path("/content/drive/MyDrive")
 NEVER_REPLACED = ("tensorflow", "keras", "numpy")  # replacing one of them breaks a runtime
 NOT_NEEDED = (  # Colab has its own notebook, and no tests run there
     "jupyterlab", "nbconvert", "nbval", "hypothesis", "websocket-client", "ruff", "mypy",
-    "import-linter", "pytest-xdist",
+    "import-linter",
 )  # fmt: skip
 PAUSE = 300  # seconds between two copies of a checkpoint
 EXPLANATION = """Datasets and caches stay on this runtime's own disk. These files go to Drive, {}:
