@@ -211,8 +211,10 @@ def test_half_precision_scales_the_loss_and_reports_it_unscaled():
     assert vectors.dtype == "float32" and squared_distances(vectors).dtype == "float32"
     dense = model.embedding.get_layer("trainable_tail").get_layer("dense_1")
     assert dense.compute_dtype == "float16", "the layers do compute in half precision"
-    d_ap, d_an, _ = model.triplet_distances((together.IMAGES, together.LABELS))
-    assert d_ap.dtype == d_an.dtype == "float32"
+    distances = squared_distances(model.embedding(together.IMAGES))
+    labels = tf.constant(together.LABELS)
+    found = model.triplet_loss_function(distances, labels, model.miner(distances, labels))
+    assert found.d_ap.dtype == found.d_an.dtype == found.loss.dtype == "float32"
 
 
 def test_one_setting_chooses_precision_and_one_xla():
