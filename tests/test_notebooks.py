@@ -1,0 +1,49 @@
+"""The committed notebooks: what their text claims holds in the outputs beside it."""
+
+import nbformat
+import pytest
+
+from workbook import ROOT
+from workbook.display.claims import read_claims
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def printed_text(cell):
+    return "".join(o.text for o in cell.outputs if o.output_type == "stream")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_claim_of_the_published_run_holds(path):
+    cells = [c for c in read(path).cells if "claim" in c.metadata.get("tags", [])]
+    claims = {}
+    for cell in cells:
+        claims |= read_claims(printed_text(cell))
+    assert not [text for text, holds in claims.items() if not holds]
+    lessons = path.name[:2] in ("01", "02", "03", "04", "05", "06")
+    assert claims or not lessons, "a lesson rests on numbers, so it checks some"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_exercise_is_followed_by_its_check_and_its_solution(path):
+    kinds = []
+    for cell in read(path).cells:
+        tags = cell.metadata.get("tags", [])
+        kinds += [kind for kind in ("exercise", "check", "solution") if kind in tags]
+    runs = [kind for i, kind in enumerate(kinds) if i == 0 or kinds[i - 1] != kind]
+    assert runs == ["exercise", "check", "solution"] * (len(runs) // 3) and runs
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_code_cells_are_short_and_executed_in_order(path):
+    code = [c for c in read(path).cells if c.cell_type == "code" and c.source.strip()]
+    counts = [c.execution_count for c in code]
+    assert counts == sorted(counts), "published by `make publish`, from top to bottom"
+    lengths = sorted(
+        len(c.source.splitlines()) for c in code if "colab" not in c.metadata.get("tags", [])
+    )
+    assert lengths[len(lengths) // 2] <= 8 and lengths[int(0.9 * len(lengths))] <= 16
