@@ -38,7 +38,7 @@ def make_entries(kind, rng, count, dim):
     "kind", ["normal", "far from the origin", "many ties", "ever nearer", "one point"]
 )
 def test_the_answer_is_that_of_the_plain_formula(kind, groups, monkeypatch):
-    monkeypatch.setattr(search, "ENTRIES", 64)
+    monkeypatch.setattr(search, "ESTIMATES", 16 * 64)
     monkeypatch.setattr(search, "QUERIES", 16)
     monkeypatch.setattr(search, "PAIRS", 50)
     rng = np.random.default_rng(0)

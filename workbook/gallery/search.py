@@ -7,7 +7,8 @@ formula.
 
 import numpy as np
 
-QUERIES, ENTRIES, PAIRS = 256, 2**13, 2**12  # in memory at a time: at most 8 MB of distances
+QUERIES, PAIRS = 256, 2**12  # how many are compared at a time, and measured again
+ESTIMATES = 2**21  # how many are in memory at a time: 8 MB
 ROUNDING = 2.0**-24  # the largest relative error of one float32 operation
 LARGEST = 3e38  # no limit is infinite, so that a pair to skip, at infinity, is above every limit
 
@@ -63,8 +64,9 @@ def nearest_entries(
     indices = np.full((len(queries), k), -1)
     for start in range(0, len(queries), QUERIES):
         block = slice(start, start + QUERIES)
-        for first in range(0, len(entries), ENTRIES):
-            others = slice(first, first + ENTRIES)
+        width = ESTIMATES // len(queries[block])
+        for first in range(0, len(entries), width):
+            others = slice(first, first + width)
             same_group = None
             if query_groups is not None and entry_groups is not None:
                 same_group = query_groups[block, None] == entry_groups[others]
