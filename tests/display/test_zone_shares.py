@@ -9,7 +9,10 @@ def test_the_bars_of_each_way_to_choose_fill_100_percent():
     shares = {"random": {"hard": 0.1, "semi-hard": 0.5, "easy": 0.4},
               "hard": {"hard": 1.0, "semi-hard": 0.0, "easy": 0.0}}  # fmt: skip
     figure = plot_zone_shares(shares)
-    bars = {c.get_label(): [(b.get_x(), b.get_width()) for b in c] for c in figure.axes[0].containers}
+    bars = {
+        group.get_label(): [(bar.get_x(), bar.get_width()) for bar in group]
+        for group in figure.axes[0].containers
+    }
     plt.close(figure)
     expected = {"hard": [(0, 10), (0, 100)], "semi-hard": [(10, 50), (100, 0)],
                 "easy": [(60, 40), (100, 0)]}  # fmt: skip
