@@ -130,10 +130,10 @@ def plain_close_distance(embeddings: np.ndarray, labels: np.ndarray) -> np.ndarr
     for a, p in combinations(range(len(embeddings)), 2):
         if labels[a] == labels[p]:
             d_ap = np.sum((embeddings[a] - embeddings[p]) ** 2)
-            closest, smallest = -1, np.inf
+            closest, smallest = -1, float("inf")
             for n in np.flatnonzero(labels != labels[a]):
                 gap = abs(np.sum((embeddings[a] - embeddings[n]) ** 2) - d_ap)
                 if gap < smallest:
-                    closest, smallest = n, gap
+                    closest, smallest = int(n), float(gap)
             triplets.append((a, p, closest))
     return np.array(triplets)
