@@ -4,6 +4,7 @@ import csv
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from fnmatch import fnmatch
@@ -54,6 +55,16 @@ def readme_lines():
     return [shlex.split(line) for line in "".join(blocks).splitlines()]
 
 
+def save_small_backbone(path):
+    keras.utils.set_random_seed(0)
+    image = keras.Input((32, 32, 3))
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1)(image)
+    for filters in (32, 64):
+        x = keras.layers.Conv2D(filters, 3, strides=2, activation="relu")(x)
+        x = keras.layers.Dropout(0.1)(x)  # as many backbones have
+    keras.Model(image, x).save(path)
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with what the README's lines name, and a backbone that needs no download."""
@@ -65,14 +76,8 @@ def place(tmp_path_factory):
     (place / "new").mkdir()
     for i in (1, 2):
         ball(NEW["brown"], i).save(place / "new" / f"{i}.jpg")
-    ball(BALLS["blue"], 400).save(place / "picture.jpg")
-    keras.utils.set_random_seed(0)
-    image = keras.Input((32, 32, 3))
-    x = keras.layers.Rescaling(1 / 127.5, offset=-1)(image)
-    for filters in (32, 64):
-        x = keras.layers.Conv2D(filters, 3, strides=2, activation="relu")(x)
-        x = keras.layers.Dropout(0.1)(x)  # as many a backbone has
-    keras.Model(image, x).save(place / "backbone.keras")
+    ball(BALLS["blue"], 400).save(place / "image.jpg")
+    save_small_backbone(place / "backbone.keras")
     return place
 
 
@@ -91,13 +96,26 @@ def typed(place, words, *more):
     return done.stdout
 
 
+def line(*beginning):
+    """The first of the README's lines that contains these words next to each other."""
+    found = [words for words in readme_lines() if " ".join(beginning) in " ".join(words)]
+    assert found, f"the README no longer says {beginning}"
+    return found[0]
+
+
 @pytest.fixture(scope="module")
 def gallery(place):
-    """The gallery that the README's first line leaves; of its notebooks only 3 to 5."""
-    train, *_ = readme_lines()
-    assert train == ["make", "run", "DATASET=/path/to/images"]
-    assert "notebooks 1 to 5" not in typed(place, train, "3", "4", "5")
+    """The gallery that the README's training leaves; of its notebooks only 3, 4 and 6."""
+    typed(place, line("make", "run"), "3", "4", "6")
     return place / "runs" / "images-quick" / "gallery"
+
+
+@pytest.fixture(scope="module")
+def plain_gallery(place):
+    """The gallery of pretrained features, made without a training by the README's first line."""
+    said = typed(place, line("build", "EfficientNetLite0"))
+    assert "75 images of 5 classes in my_gallery" in said
+    return place / "my_gallery"
 
 
 def table(gallery, folder):
@@ -108,28 +126,31 @@ def table(gallery, folder):
     return [(os.path.basename(os.path.dirname(r["path"])), r["label"], r["nearest"]) for r in rows]
 
 
-@pytest.fixture
-def unchanged(gallery):
-    """The gallery as it is, and as it is again after a test that adds to it."""
-    yield gallery
-    again = Gallery.load(gallery)
-    again.remove("new class")
-    again.save(gallery)
-
-
-def test_the_lines_of_the_readme_name_an_image_and_find_an_added_class(place, unchanged):
-    gallery = unchanged
-    _, identify, enroll = readme_lines()
+def test_the_lines_of_the_readme_build_a_gallery_without_training_and_change_it(
+    place, plain_gallery
+):
+    identify = line("identify", "my_gallery")
     before = typed(place, identify).splitlines()
-    limit = Gallery.load(gallery).threshold
-    assert fnmatch(before[0], f"picture.jpg: blue (distance 0.???, threshold {limit:.3f})")
-    assert "at most 5% of strangers let in" in before[-1]
-    # a class that is added without training is found; the others are what they were
-    assert "2 images added; new class has 2" in typed(place, enroll)
-    answers = table(gallery, place / "more")
+    assert before[0].startswith("image.jpg: ") and "threshold" in before[0]
+    shutil.copytree(plain_gallery, place / "other_gallery")
+    assert "2 images added" in typed(place, line("enroll", "my_gallery"))
+    answers = table(plain_gallery, place / "more")
     assert [nearest for _, _, nearest in answers] == ["new class"] * 3
     assert {label for _, label, _ in answers} <= {"new class", "unknown"}
+    typed(place, line("remove", "my_gallery"))
+    assert "new class" not in Gallery.load(plain_gallery).labels
+    main(["enroll", str(place / "other_gallery"), "brown", str(place / "new/1.jpg")])
+    typed(place, line("merge", "my_gallery"))
+    assert "brown" in Gallery.load(plain_gallery).labels
+    main(["remove", str(plain_gallery), "--label", "brown"])
     assert typed(place, identify).splitlines()[0] == before[0]
+
+
+def test_the_trained_gallery_names_an_image(place, gallery):
+    said = typed(place, line("identify", "runs/images-quick/gallery")).splitlines()
+    limit = Gallery.load(gallery).threshold
+    assert fnmatch(said[0], f"image.jpg: blue (distance 0.???, threshold {limit:.3f})")
+    assert "at most 5% of strangers let in" in said[-1] or "unknown" in said[-1]
 
 
 def test_images_of_known_classes_are_named_and_strangers_are_unknown(place, gallery):
@@ -153,17 +174,23 @@ def test_the_threshold_was_chosen_on_images_that_were_no_entries(place, gallery)
     assert not any(map(os.path.isabs, taken.paths))
 
 
-def test_a_run_on_own_images_is_notebooks_1_to_5_unless_others_are_named(
-    place, monkeypatch, capsys
-):
+def test_a_run_is_notebooks_1_to_6_unless_others_are_named(place, monkeypatch):
     executed = []
-    monkeypatch.setattr(os, "environ", os.environ.copy())
     monkeypatch.setattr(run, "execute", lambda source, *_: executed.append(source.name[:2]))
     words = [f"DATASET={place / 'images'}", f"RUNS={place / 'none'}"]
     run.run(words)
-    assert executed == ["01", "02", "03", "04", "05"]
-    assert "notebooks 1 to 5" in capsys.readouterr().out
-    run.run([*words, "6"])
-    assert executed[5:] == ["06"] and "notebooks 1 to 5" not in capsys.readouterr().out
-    run.run(["DATASET=toys", words[1]])
-    assert executed[6:] == ["01", "02", "03", "04", "05", "06", "07"]
+    assert executed == ["01", "02", "03", "04", "05", "06"]
+    run.run([*words, "9"])
+    assert executed[6:] == ["09"]
+
+
+@pytest.mark.parametrize("classes, images", [(6, 9), (2, 2)])
+def test_the_command_of_the_readme_runs_on_small_folders(tmp_path, classes, images):
+    """Every notebook of the command runs, and each image of the folder finds its own class."""
+    colors = dict(list((BALLS | STRANGERS).items())[:classes])
+    draw(tmp_path / "images", colors, images, 0)
+    save_small_backbone(tmp_path / "backbone.keras")
+    said = typed(tmp_path, line("make", "run"))
+    assert said.count("  ok") == 6, said
+    gallery = Gallery.load(tmp_path / "runs/images-quick/gallery")
+    assert set(gallery.labels) == set(colors)
