@@ -1,4 +1,4 @@
-# make run | test | lab | learner; each first makes .venv. Windows: see "Without make" in README.md.
+# make run | test | lab | learner; each first makes .venv. Without make (Windows): see docs/machines.md.
 # the first that runs (a name may be a shim of a version manager without that version); tried once
 PYTHON ?= $(eval PYTHON := $(shell for p in python3.13 python3.12 python3.11 python3.14 python3; do $$p -c "" 2>/dev/null && echo $$p && break; done))$(PYTHON)
 BIN := .venv/bin
