@@ -1,4 +1,4 @@
-"""The checking cells of notebooks 4 to 7 (of 5 the first), tried with what they depend on."""
+"""The checking cells of notebooks 5 to 7 (of 5 the first), tried with what they depend on."""
 
 import re
 from types import SimpleNamespace
@@ -14,16 +14,6 @@ from workbook.evaluation import retrieval
 from workbook.training import mining
 
 ODD = ["two", None, [1, 2], (), {"a": 1}, print, float("nan")]
-
-
-def training():
-    """Names that notebook 4 has made: 12 epochs of 30 x 64 images, 288 watched, 3,424 in all."""
-    batches = SimpleNamespace(batches=np.zeros((30, 64), int))
-    return {
-        "np": np, "mining": mining, "exercises": exercises, "batches": batches,
-        "config": SimpleNamespace(epochs=12, views=1), "watched": range(288),
-        "features": range(3424), "views": range(3424),
-    }  # fmt: skip
 
 
 def evaluation():
@@ -59,8 +49,6 @@ def exercise(notebook, name):
 
 
 CASES = {
-    "margin_that_never_rests": ("04_training.ipynb", training, [2, 0.5, -4]),
-    "times": ("04_training.ipynb", training, [6.73, 6.7290, 12, 7.5]),
     "voted": ("05_evaluation.ipynb", evaluation, [0.0, 1.0, 93]),
     "valid_triplets": ("06_speed_and_scale.ipynb", speed, [128 * 3, 128 * 127 * 126, 32 * 3 * 124]),
     "images_that_fit": ("06_speed_and_scale.ipynb", speed, [10**9, 63_200, 1_000]),
@@ -88,11 +76,6 @@ def test_a_check_accepts_the_solution_alone_and_answers_kindly_to_all(name, caps
 
 
 def test_what_comes_near_is_told_what_is_missing(capsys):
-    check, _ = exercise("04_training.ipynb", "times")
-    exec(check, training() | {"times": 6.73})
-    assert "the watched images pass" in capsys.readouterr().out
-    exec(check, training() | {"times": 7.74})  # 12 x (1,920 + 288) / 3,424 = 7.738
-    assert capsys.readouterr().out == "Right.\n"
     check, _ = exercise("05_evaluation.ipynb", "voted")
     names = evaluation()
     exec(check, names | {"voted": float(names["correct"].mean())})
