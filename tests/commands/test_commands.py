@@ -1,6 +1,6 @@
 """Every command that the README and docs/ tell a reader to type is understood as it stands.
 
-That the most important ones also give the right answers: test_own_images.py, test_run.py.
+test_own_images.py and test_run.py check that the most important ones also give the right answers.
 """
 
 import re
@@ -21,7 +21,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
 def list_commands(page):
-    """Return the lines of the blocks without a language, and what stands in single backticks."""
+    """Return the lines of blocks without a language, and the commands in single backticks."""
     text = page.read_text("utf-8")
     lines = [line for kind, block in BLOCK.findall(text) if not kind for line in block.splitlines()]
     inline = re.findall(r"`([^`\n]+)`", BLOCK.sub("", text))
@@ -56,7 +56,10 @@ def check_command(command):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_what_a_page_tells_to_type_is_understood(page):
     for command in dict.fromkeys(list_commands(page)):
-        check_command(command)
+        try:
+            check_command(command)
+        except SystemExit:  # of the parser, which has printed why
+            raise AssertionError(f"not understood: {command}") from None
 
 
 def test_commands_are_found_and_a_wrong_one_is_noticed():
