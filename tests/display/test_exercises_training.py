@@ -1,4 +1,4 @@
-"""The checking cells of notebooks 5 to 7 (of 5 the first), tried with what they depend on."""
+"""The checking cells of notebooks 5 and 7 (of 5 the first), tried with what they depend on."""
 
 import re
 from types import SimpleNamespace
@@ -11,7 +11,6 @@ from sklearn.neighbors import KNeighborsClassifier
 from workbook import ROOT
 from workbook.display import exercises
 from workbook.evaluation import retrieval
-from workbook.training import mining
 
 ODD = ["two", None, [1, 2], (), {"a": 1}, print, float("nan")]
 
@@ -30,10 +29,6 @@ def evaluation():
     }  # fmt: skip
 
 
-def speed():
-    return {"np": np, "mining": mining, "exercises": exercises}
-
-
 def search():
     """Names that notebook 7 has made: a first search of 15 rows, judged on 296 images."""
     error = 100 * (0.75 * 0.25 / 296) ** 0.5
@@ -50,8 +45,6 @@ def exercise(notebook, name):
 
 CASES = {
     "voted": ("05_evaluation.ipynb", evaluation, [0.0, 1.0, 93]),
-    "valid_triplets": ("06_speed_and_scale.ipynb", speed, [128 * 3, 128 * 127 * 126, 32 * 3 * 124]),
-    "images_that_fit": ("06_speed_and_scale.ipynb", speed, [10**9, 63_200, 1_000]),
     "error_of_difference": ("07_choosing_settings.ipynb", search, [2.5169, 5.034, 0.0356]),
     "luck": ("07_choosing_settings.ipynb", search, [2.5169, 0, 1.74]),
 }
