@@ -361,6 +361,6 @@ def plot_snapshots(
         _histograms(below, kinds)
         below.set(xlabel="squared distance")
     axes[0, 0].set_ylabel("second direction")
-    axes[1, 0].set_ylabel("share of the pairs, %")
+    axes[1, 0].set_ylabel("pairs, %")
     axes[1, -1].legend(**BESIDE)
     return figure
