@@ -1,21 +1,18 @@
-"""Guesses and exercises: the checking function, and the checking cells with all kinds of answers.
+"""Exercises: the checking function, and the checks of the lessons with all kinds of answers."""
 
-The cells that a check depends on are executed here, in this process, on small pictures.
-"""
-
-import ast
-import builtins
 import re
-import symtable
+from types import SimpleNamespace
 
-import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pytest
-from PIL import Image
 
 from workbook import ROOT
 from workbook.display import exercises
+from workbook.evaluation.retrieval import bootstrap_interval, retrieval_metrics
+from workbook.training.batches import pk_batches
+from workbook.training.mining import squared_distances
+from workbook.training.zones import zone_shares
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 
@@ -79,190 +76,117 @@ def test_reveal_shows_the_guess_or_that_none_was_made(capsys):
     assert capsys.readouterr().out.splitlines() == lines
 
 
-# -------------------------------------------------------------------- the exercises' three cells
+# ------------------------------------------------------------------- the checks of the lessons
 
-
-def code_of(solution):
-    """The code in a solution: Markdown, collapsed, so that Run All overwrites no answer."""
-    assert solution.cell_type == "markdown"
-    start, end = "<details><summary>Solution</summary>\n\n```python\n", "\n\n</details>"
-    assert solution.source.startswith(start) and solution.source.endswith(end)
-    return solution.source.removeprefix(start).partition("\n```")[0]
-
-
-def exercises_of(path):
-    """[(name of the answer, checking cell, code of the solution)] of a notebook."""
-    blanks, checks, solutions = (cells(path, tag) for tag in ("exercise", "check", "solution"))
-    assert 2 <= len(blanks) == len(checks) == len(solutions) <= 3
-    names = [blank.source.partition(" = ")[0] for blank in blanks]
-    return list(zip(names, checks, map(code_of, solutions)))
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
-def test_each_exercise_has_a_blank_a_check_and_a_collapsed_solution(path):
-    for blank in cells(path, "exercise"):
-        assert blank.source.partition(" = ")[2].startswith("..."), "the blank is not filled in"
-    for name, check, solution in exercises_of(path):
-        assert re.search(rf"^(def {name}\(|{name} = )", solution, re.MULTILINE)
-        assert re.search(rf"exercises\.check\(\s*{name},", check.source)
-    assert cells(path, "prediction"), "a question before an answer"
-    for cell in cells(path):
-        assert cell.source.count("<details>") == cell.source.count("</details>")
-
-
-# ------------------------------------------------------------- right, wrong and odd answers, tried
-
-
-def names_in(code):
-    """(names that a cell makes, names that it uses), those within its functions left out."""
-    top = symtable.symtable(code, "cell", "exec")
-    made = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported()}
-    used, tables = set(), [top]
-    while tables:
-        table = tables.pop()
-        symbols = [s for s in table.get_symbols() if s.is_referenced()]
-        used |= {s.get_name() for s in symbols if table is top or s.is_global()}
-        tables += table.get_children()
-    return made, used
-
-
-def is_python(cell):
-    """Whether a cell is code, and not a question to IPython such as `name?`."""
-    try:
-        return cell.cell_type == "code" and bool(ast.parse(cell.source))
-    except SyntaxError:
-        return False
-
-
-def needed(path, codes):
-    """Code of the cells that `codes` depend on by the names they use, in the notebook's order."""
-    wanted = set().union(*(names_in(code)[1] for code in codes)) - set(dir(builtins))
-    chosen = []
-    for cell in reversed([cell for cell in cells(path) if is_python(cell)]):
-        made, used = names_in(cell.source)
-        if made & wanted and not {"exercise", "check", "colab"} & set(
-            cell.metadata.get("tags", [])
-        ):
-            chosen.insert(0, cell.source)
-            wanted |= used
-    return chosen
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """A folder of 12 classes: a faint pattern of 4 x 4 colours each, in 20 noisy pictures of it."""
-    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("pictures")
-    for name in range(12):
-        pattern = 128 + 5 * rng.normal(size=(4, 4, 3)).repeat(8, 0).repeat(8, 1)
-        (folder / f"class {name}").mkdir()
-        for i in range(20):
-            noisy = (pattern + 60 * rng.normal(size=pattern.shape)).clip(0, 255).astype(np.uint8)
-            Image.fromarray(noisy).save(folder / f"class {name}" / f"{i}.png")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def tried(pictures, tmp_path_factory):
-    """tried(number): names of notebook `number`, made by the cells that its checks depend on."""
-    made, runs = {}, tmp_path_factory.mktemp("runs")
-    settings = {"PRESET": "quick", "DATASET": pictures, "RUNS": runs, "SIZE": 32}
-    settings |= {"BACKBONE": "ResNet50", "WEIGHTS": "none"}
-
-    def get(number):
-        if number not in made:
-            path, names = NOTEBOOKS[number - 1], {}
-            codes = [
-                code for _, check, right in exercises_of(path) for code in (check.source, right)
-            ]
-            with pytest.MonkeyPatch.context() as patch, plt.rc_context():
-                for name, value in settings.items():
-                    patch.setenv(f"SIAMESE_{name}", str(value))
-                for code in needed(path, codes):
-                    exec(code, names)
-            made[number] = names
-        return made[number]
-
-    return get
+RNG = np.random.default_rng(0)
+LABELS = np.repeat(np.arange(6), 4)
+VECTORS = RNG.normal(size=(24, 5)).astype(np.float32)
+NAMES = {  # what the cells before the exercises have made, as far as the checks use it
+    "np": np, "exercises": exercises, "config": SimpleNamespace(seed=42),
+    "retrieval_metrics": retrieval_metrics, "bootstrap_interval": bootstrap_interval,
+    "zone_shares": zone_shares, "squared_distances": squared_distances,
+    "d_ap": RNG.uniform(size=200), "d_an": RNG.uniform(size=200),
+    "labels": LABELS, "embeddings": VECTORS, "batches": pk_batches(LABELS, 6, 4, steps=1),
+}  # fmt: skip
+EVALUATION = {
+    "embeddings": {"trained": VECTORS}, "queries": np.arange(20, 24), "right": np.ones(4, bool),
+    "data": SimpleNamespace(labels=LABELS, gallery=np.arange(20)),
+}  # fmt: skip
 
 
 def grey_histogram(images):
     grey = np.repeat(np.mean(images, axis=-1, keepdims=True), 3, axis=-1)
-    return right_histogram(grey)
+    return shares(grey, range(0, 257, 32))
 
 
-def right_histogram(images, edges=range(0, 257, 32)):
+def shares(images, edges):
     pixels = np.reshape(images, (len(images), -1, 3))
-    shares = [[np.histogram(image[:, c], list(edges))[0] for c in range(3)] for image in pixels]
-    return np.reshape(shares, (len(images), 24)) / pixels.shape[1]
+    found = [[np.histogram(image[:, c], list(edges))[0] for c in range(3)] for image in pixels]
+    return np.reshape(found, (len(images), 24)) / pixels.shape[1]
 
 
 def unequal_histogram(images):
-    return right_histogram(images, [0, 16, 64, 96, 128, 160, 192, 224, 256])
+    return shares(images, [0, 16, 64, 96, 128, 160, 192, 224, 256])
 
 
-def counted_histogram(images):
-    return right_histogram(images) * images[0, ..., 0].size
+def recall_that_finds_itself(vectors, labels, k=1):
+    return 1.0
 
 
-def triplets_by(pick_positive, pick_negative, anchor_is_companion=False):
-    """A function of (x, y): for each image a positive and a negative, picked by their distances."""
-
-    def mine(x, y):
-        d = ((x[:, None] - x) ** 2).sum(-1)
-        own = np.eye(len(y), dtype=bool) & (not anchor_is_companion)
-        same = y[:, None] == y
-        worst = {np.argmin: np.inf, np.argmax: -np.inf}
-        positive = pick_positive(np.where(same & ~own, d, worst[pick_positive]), 1)
-        negative = pick_negative(np.where(same, worst[pick_negative], d), 1)
-        return np.stack([np.arange(len(y)), positive, negative], 1)
-
-    return mine
+def zones_with_wrong_borders(d_ap, d_an, margin):
+    return np.where(d_an <= d_ap, "hard", np.where(d_an <= d_ap + margin, "semi-hard", "easy"))
 
 
-WRONG = {  # notebook: for each exercise, plausible wrong answers
-    1: [
-        [32, 2, lambda side: side],
-        [lambda images: np.full((len(images), 24), 1 / 8), grey_histogram, unequal_histogram,
-         counted_histogram],
+def hardest_positive(distances, labels):
+    same = labels[:, None] == labels
+    positive = np.where(same, distances, -1).argmax(axis=1)
+    negative = np.where(same, np.inf, distances).argmin(axis=1)
+    return np.stack([np.arange(len(labels)), positive, negative], axis=1)
+
+
+WRONG = {  # (notebook, number of the exercise): plausible wrong answers
+    ("01", 1): [
+        grey_histogram,
+        unequal_histogram,
+        lambda images: np.full((len(images), 24), 1 / 8),
     ],
-    2: [
-        [(32, 2), (16, 4), 8],
-        ["semi-hard", "easy", "margin"],
-        [triplets_by(np.argmax, np.argmin), triplets_by(np.argmin, np.argmax),
-         triplets_by(np.argmin, np.argmin, anchor_is_companion=True), lambda x, y: x],
-    ],
-}  # fmt: skip
-EXERCISES = [(number, i) for number, wrong in WRONG.items() for i in range(len(wrong))]
+    ("01", 2): [recall_that_finds_itself, lambda x, y: 0.5],
+    ("02", 1): [zones_with_wrong_borders, lambda d_ap, d_an, m: ["hard"] * len(d_ap)],
+    ("02", 2): [hardest_positive, lambda d, y: np.zeros((len(y), 3), int)],
+    ("05", 1): [recall_that_finds_itself, lambda x, y, k: 0.5],
+    ("05", 2): [lambda q, x, y: y[:1].repeat(len(q)), lambda q, x, y: np.arange(len(q))],
+    ("05", 3): [lambda values: (0, 1), lambda values: (values.min(), values.max())],
+}
+ODD = [None, b"19", [], {}, np.nan, object(), len]
 
 
-def said(capsys, names, name, check, answer):
-    names[name] = answer
+def exercise(notebook, number):
+    """(name of the answer, source of the blank, source of the check, code of the solution)."""
+    [path] = [path for path in NOTEBOOKS if path.name.startswith(notebook)]
+    blank, check, solution = (
+        cells(path, tag)[number - 1].source for tag in ("exercise", "check", "solution")
+    )
+    name = re.search(r"^(?:def )?(\w+)", blank)[1]
+    return name, blank, check, re.search(r"```python\n(.*?)```", solution, re.DOTALL)[1]
+
+
+def answered(capsys, which, answer):
+    """What the check says of an answer: source code, or an object under the answer's name."""
+    name, blank, check, _ = exercise(*which)
+    names = dict(NAMES) | (EVALUATION if which[0] == "05" else {})
+    if isinstance(answer, str):
+        exec(answer, names)
+    else:
+        exec(blank, names)
+        names[name] = answer
     capsys.readouterr()
-    exec(check.source, names)
+    exec(check, names)
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("number", "i"), EXERCISES)
-def test_a_check_accepts_the_solution_alone_and_answers_kindly_to_all(tried, capsys, number, i):
-    names = tried(number)
-    name, check, solution = exercises_of(NOTEBOOKS[number - 1])[i]
-    assert said(capsys, names, name, check, ...).startswith("Not answered yet")
-    exec(solution, names)
-    right = names[name]
-    assert said(capsys, names, name, check, right) == "Right.\n"
-    for answer in (*WRONG[number][i], *ODD):
-        assert said(capsys, names, name, check, answer).startswith("Not yet. ")
+@pytest.mark.parametrize("which", WRONG, ids=str)
+def test_a_check_accepts_the_solution_alone(capsys, which):
+    _, blank, _, solution = exercise(*which)
+    assert answered(capsys, which, blank).startswith("Not answered yet")
+    assert answered(capsys, which, solution).startswith("Right.\n")
+    for answer in WRONG[which]:
+        assert answered(capsys, which, answer).startswith("Not yet. "), answer
 
 
-def test_other_spellings_of_a_right_answer_are_right(tried, capsys):
-    cases = [(1, 1, right_histogram), (2, 0, [8, 8]), (2, 1, "Hard"), (2, 1, " hard "),
-             (2, 2, triplets_by(np.argmin, np.argmin))]  # fmt: skip
-    for number, i, answer in cases:
-        name, check, _ = exercises_of(NOTEBOOKS[number - 1])[i]
-        assert said(capsys, tried(number), name, check, answer) == "Right.\n"
+@pytest.mark.parametrize("which", [which for which in WRONG if which[0] != "05"], ids=str)
+def test_an_odd_answer_gets_a_hint_and_no_traceback(capsys, which):
+    for answer in ODD:
+        assert answered(capsys, which, answer).startswith("Not yet. "), answer
 
 
-def test_of_the_sides_of_raw_pixels_only_the_best_is_right(tried, capsys):
-    name, check, _ = exercises_of(NOTEBOOKS[0])[0]
-    answers = [said(capsys, tried(1), name, check, side).partition(".")[0] for side in (16, 8, 4)]
-    assert answers == ["Not yet", "Not yet", "Right"], "the pictures are patterns of 4 x 4"
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_each_exercise_has_a_blank_a_check_and_a_collapsed_solution(path):
+    blanks, checks, solutions = (cells(path, tag) for tag in ("exercise", "check", "solution"))
+    assert len(blanks) == len(solutions) <= len(checks)
+    assert 2 <= len(blanks) <= 3
+    assert all("..." in blank.source for blank in blanks), "a blank is filled in"
+    for solution in solutions:
+        assert solution.source.startswith("<details><summary>Solution</summary>\n\n")
+        assert solution.source.endswith("\n\n</details>")
+    for cell in cells(path):
+        assert cell.source.count("<details>") == cell.source.count("</details>")
