@@ -1,0 +1,73 @@
+"""The exercises of notebooks 6 and 10: the solution is accepted, other answers get a hint."""
+
+import re
+from types import SimpleNamespace
+
+import nbformat
+import numpy as np
+import pytest
+
+from workbook import ROOT
+from workbook.display import exercises
+
+EXERCISES = [
+    ("06_strangers_and_galleries", 1),
+    ("06_strangers_and_galleries", 2),
+    ("06_strangers_and_galleries", 3),
+    ("10_choosing_settings", 1),
+    ("10_choosing_settings", 2),
+]
+
+
+def read_exercise(notebook, number):
+    """Return (answer, check, solution) of an exercise as code."""
+    cells = nbformat.read(ROOT / f"notebooks/{notebook}.ipynb", as_version=4).cells
+    heading = f"### Exercise {number}\n"
+    start = next(i for i, cell in enumerate(cells) if cell.source.startswith(heading))
+    answer, check, solution = cells[start + 1 : start + 4]
+    assert [cell.metadata.tags for cell in (answer, check, solution)] == [
+        ["exercise"], ["check"], ["solution"],
+    ]  # fmt: skip
+    return answer.source, check.source, re.search(r"```python\n(.*?)```", solution.source, re.S)[1]
+
+
+def check_answer(answer, check, capsys):
+    """Run a learner's answer and the check; return what was printed."""
+    names = {
+        "np": np, "exercises": exercises, "config": SimpleNamespace(seed=42),
+        "is_known": np.zeros(1, bool), "choose": np.zeros(1, int),
+    }  # fmt: skip
+    exec(answer, names)
+    exec(check, names)
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("notebook", "number"), EXERCISES)
+def test_the_solution_is_accepted_and_other_answers_get_a_hint(notebook, number, capsys):
+    blank, check, solution = read_exercise(notebook, number)
+    assert check_answer(blank, check, capsys).startswith("Not answered yet")
+    assert check_answer(solution, check, capsys) == "Right.\n"
+    for wrong in ("0.25", "np.float32(1)", "'2'", "None", "[1, 2]", "np.nan"):
+        said = check_answer(blank.replace("...", wrong), check, capsys)
+        assert said.startswith("Not yet. "), wrong
+
+
+@pytest.mark.parametrize(
+    ("notebook", "number", "part", "wrong"),
+    [
+        ("06_strangers_and_galleries", 1, "<= thresholds", "< thresholds"),
+        ("06_strangers_and_galleries", 1, "return accepts, rejects", "return rejects, accepts"),
+        ("06_strangers_and_galleries", 2, "- 1 - refused", "- refused"),
+        ("06_strangers_and_galleries", 3, "<= threshold", "<= 100"),
+        ("06_strangers_and_galleries", 3, "** 2", "** 4"),
+        ("10_choosing_settings", 1, "len(group) - 1", "len(group)"),
+        ("10_choosing_settings", 1, "group.mean()", "np.mean(np.concatenate(groups))"),
+        ("10_choosing_settings", 2, "error * ", ""),
+        ("10_choosing_settings", 2, "max(axis=1)", "mean(axis=1)"),
+    ],
+)
+def test_a_near_miss_gets_a_hint(notebook, number, part, wrong, capsys):
+    _, check, solution = read_exercise(notebook, number)
+    assert part in solution
+    said = check_answer(solution.replace(part, wrong), check, capsys)
+    assert said.startswith("Not yet. ")
