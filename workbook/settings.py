@@ -67,7 +67,7 @@ FULL = {"backbone": "ResNet50", "head": "specified", "size": 200, "epochs": 10, 
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     # (preset, what the images are)
     ("quick", "toys"): {
-        "backbone": LITE, "head": "specified", "size": 96, "epochs": 6, "views": 1,
+        "backbone": LITE, "head": "specified", "size": 96, "epochs": 4, "views": 1,
     },
     ("quick", "photographs"): {
         "backbone": LITE, "head": "slim", "size": 160, "epochs": 6, "views": 8,
