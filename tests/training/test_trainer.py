@@ -164,6 +164,16 @@ def test_two_trainers_of_one_seed_agree_bit_by_bit_and_another_seed_does_not(con
     assert (first._draw(1) == again._draw(1)).all() and (first._draw(1) != other._draw(1)).any()
 
 
+def test_a_reused_embedding_trains_like_a_new_one(config, data, trained):
+    _, first, result = trained
+    before, _ = train(config, replace(MINED, margin=1.0), data)
+    again, same = train(config, MINED, data, reuse=before)
+    assert again.embedding is before.embedding and same.history == result.history
+    np.testing.assert_array_equal(again.embed(), first.embed())
+    of_any_length = Trainer(config, RANDOM, data, reuse=before)
+    assert of_any_length.embedding is not before.embedding, "RANDOM has embeddings of any length"
+
+
 # -------------------------------------------------------------------- the weights of the best epoch
 
 

@@ -1,6 +1,6 @@
 """One device or several: which strategy TensorFlow uses, and how devices share a batch.
 
-Notebook 09, "More than one device", explains it.
+Notebook 09, "Several devices, in short", explains it.
 """
 
 import os

@@ -1,6 +1,6 @@
 """The frozen trunk's output, computed once and kept; also of augmented views of each image.
 
-Notebook 04, "Compute the trunk once", explains it.
+Notebook 04, "Compute the frozen trunk once", explains it.
 """
 
 import hashlib

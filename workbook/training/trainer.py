@@ -120,6 +120,9 @@ class Trainer:
     steps : batches per epoch; by default enough to draw as many images as are trained on.
     strategy : a `tf.distribute` strategy; by default what the setting DEVICES asks for.
     embedding : an embedding model to train; by default a new one, by the recipe and the seed.
+    reuse : an earlier trainer with the same settings. If its embedding fits the recipe, it is set
+        back to its start and trained instead of an equal new one, which saves the time to build
+        it. What the earlier trainer has learned is then lost.
 
     Attributes
     ----------
@@ -144,10 +147,13 @@ class Trainer:
         steps: int | None = None,
         strategy: Any = None,
         embedding: keras.Model | None = None,
+        reuse: "Trainer | None" = None,
     ):
         self.config, self.recipe, self.data = config, recipe, data
         self.strategy = strategy or choose_strategy(config)
         self.epochs = epochs or config.epochs
+        if reuse is not None and reuse.recipe.normalize == recipe.normalize:
+            embedding = reuse.reset_embedding()
         with self.strategy.scope():
             self.embedding = embedding or recipe.build_embedding(config)
         self.features = features or keep_features(config, data, self.embedding)
@@ -161,6 +167,7 @@ class Trainer:
             )
         self.steps = steps or max(LEAST_STEPS, len(self.features.rows) // batch_size)
         _, self.tail = su.split_at_freeze_point(self.embedding)
+        self.start = [variable.numpy() for variable in self.tail.variables]
         with self.strategy.scope():
             self.model = recipe.build_model(self.tail)
             optimizer = recipe.make_optimizer(self.epochs * self.steps)
@@ -200,6 +207,12 @@ class Trainer:
         return np.random.default_rng(seed).choice(triplets, count)
 
     # ------------------------------------------------------------------------------ training
+
+    def reset_embedding(self) -> keras.Model:
+        """Set the embedding back to where this training started, and return it."""
+        for variable, value in zip(self.tail.variables, self.start):
+            variable.assign(value)
+        return self.embedding
 
     def fit(
         self,
