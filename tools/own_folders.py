@@ -2,8 +2,8 @@
 
 usage: python -m tools.own_folders [DATA_HOME]
 
-Five folders of photographs as somebody may have them, drawn from `grocery`: 12 classes, of each 9
-pictures of its training split and 4 of its test split. Each is run as the README says.
+Five folders of photographs as somebody may have them, drawn from `grocery`: 12 classes with 9
+images of the training split and 4 of the test split each. Each is run as the README says.
 """
 
 import json
@@ -24,7 +24,7 @@ STAGES = ("trained", "plain features", "raw pixels")
 
 
 def make_folder(data, folder, seed):
-    """Copy drawn pictures of `data` into `folder`/train/<class> and `folder`/test/<class>."""
+    """Copy randomly chosen images of `data` into `folder`/train/<class> and `folder`/test/<class>."""
     rng = np.random.default_rng(seed)
     wanted = {"train": TRAIN, "test": TEST}
     rows = {split: data.where(split) for split in wanted}
@@ -42,7 +42,7 @@ def make_folder(data, folder, seed):
 
 
 def run(folder, seed):
-    """stage -> accuracy of the closest training image, of the README's command on `folder`."""
+    """Run the README's command on `folder`; return stage -> accuracy of the closest training image."""
     command = [sys.executable, "-m", "workbook", "run", f"DATASET={folder}", "PRESET=quick"]
     command += [f"SEED={seed}", f"RUNS={folder.parent / 'runs'}", "4", "5"]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("SIAMESE_")}

@@ -38,7 +38,7 @@ def png(*seed):
 
 
 def classes(top, counts):
-    """{entry name: content} of a folder a class."""
+    """{entry name: content} of one folder per class."""
     return {
         f"{top}/{name}/{j}.png": png(*name.encode(), j)
         for name, count in counts.items()

@@ -24,7 +24,7 @@ def picture(seed):
 
 
 def fill(folder, **classes):
-    """A folder a class with that many images, all of them different."""
+    """One folder per class with that many images, all of them different."""
     for name, count in classes.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
         for j in range(count):

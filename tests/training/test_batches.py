@@ -43,7 +43,7 @@ def test_pk_batches_say_which_numbers_would_work():
 # ------------------------------------------------------------------------------------- labels
 
 FOUR = np.arange(24) % 4
-TAKES_LABELS = {  # and whether it takes one label for each of 24 embeddings
+TAKES_LABELS = {  # and whether one label is needed for each of 24 embeddings
     "random_triplets": (su.random_triplets, False),
     "pk_batches": (lambda y: pk_batches(y, 3, 2), False),
     "largest_batch_shape": (largest_batch_shape, False),
