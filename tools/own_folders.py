@@ -24,7 +24,7 @@ STAGES = ("trained", "plain features", "raw pixels")
 
 
 def make_folder(data, folder, seed):
-    """Copy randomly chosen images of `data` into `folder`/train/<class> and `folder`/test/<class>."""
+    """Copy random images of `data` into `folder`/train/<class> and `folder`/test/<class>."""
     rng = np.random.default_rng(seed)
     wanted = {"train": TRAIN, "test": TEST}
     rows = {split: data.where(split) for split in wanted}
@@ -42,7 +42,7 @@ def make_folder(data, folder, seed):
 
 
 def run(folder, seed):
-    """Run the README's command on `folder`; return stage -> accuracy of the closest training image."""
+    """Run the README's command; return stage -> accuracy of the closest training image."""
     command = [sys.executable, "-m", "workbook", "run", f"DATASET={folder}", "PRESET=quick"]
     command += [f"SEED={seed}", f"RUNS={folder.parent / 'runs'}", "4", "5"]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("SIAMESE_")}
