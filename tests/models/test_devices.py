@@ -2,18 +2,17 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 from types import SimpleNamespace
 
-import nbformat
 import numpy as np
 import pytest
 import together
 
-from workbook import ROOT, settings
+from workbook import settings
 from workbook.commands import workers
+from workbook.models.backbones import build_from_config
 from workbook.models.devices import choose_strategy
 from workbook.settings import read_config
 from workbook.support import tensorflow_start
@@ -142,44 +141,17 @@ def test_the_tests_download_nothing_where_there_is_a_gpu(monkeypatch):
     assert (read_config().preset, read_config().dataset) == ("quick", "toys")
 
 
-def code_of(number):
-    """{id: source} of the code cells of that notebook."""
-    (path,) = (ROOT / "notebooks").glob(f"{number}_*.ipynb")
-    cells = nbformat.read(path, as_version=4).cells
-    return {cell.id: cell.source for cell in cells if cell.cell_type == "code"}
-
-
-@pytest.mark.parametrize("number", ["02", "04", "05", "06", "07"])
-def test_precision_holds_from_the_first_layer_on(number):
-    """Else a second trunk would be kept, of the other precision; 3 checks by hand, in float32."""
-    code = "\n".join(code_of(number).values())
-    chosen = re.search(r"choose_strategy\(config\)|set_dtype_policy\(config\.precision\)", code)
-    made = re.search(r"(build_from_config|recipe\.build|build_embedding_model|load_model)\(", code)
-    assert chosen.start() < made.start()
-
-
-@pytest.mark.parametrize(
-    "gpus, off, right", [([], 0, 1), ([], 1e-6, 0), (TWO_GPUS, 1e-6, 1), (TWO_GPUS, 0.1, 0)]
-)
-def test_section_3_9_compares_bits_on_a_cpu_and_has_a_tolerance_on_a_gpu(gpus, off, right):
-    cell = code_of("03")["d465497c"]
-    imports = "import tempfile\nfrom pathlib import Path\n"
-    model = SimpleNamespace(save=lambda path: None)
-    load = SimpleNamespace(models=SimpleNamespace(load_model=lambda path: "loaded"))
-    embed = lambda which, images: np.ones(3) + off * (which == "loaded")  # noqa: E731
-    names = {
-        "embedding": model,
-        "keras": load,
-        "su": SimpleNamespace(embed=embed),
-        "settings": SimpleNamespace(GPUS=gpus),
-        "data": SimpleNamespace(images=np.zeros(3)),
-        "sample": slice(3),
-    }
-    if right:
-        exec(imports + cell, names)
-    else:
-        with pytest.raises(AssertionError):
-            exec(imports + cell, names)
+def test_precision_holds_from_the_first_layer_on(tmp_path):
+    """Otherwise the frozen trunk would compute in another precision than the tail."""
+    keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)]).save(tmp_path / "b.keras")
+    options = {"backbone": tmp_path / "b.keras", "size": 8, "runs": tmp_path}
+    config = read_config({}, preset="quick", precision="mixed_bfloat16", **options)
+    try:
+        model = build_from_config(config)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert model.get_layer("frozen_trunk").get_layer("frozen_layers").compute_dtype == "bfloat16"
+    assert model.get_layer("trainable_tail").get_layer("feature_norm").compute_dtype == "bfloat16"
 
 
 def train(policy="float32", jit_compile=False, mining="semi-hard", epochs=10):

@@ -103,7 +103,7 @@ def test_a_file_from_when_siamese_model_mined_is_refused_and_can_be_read_as_mine
         config["registered_name"] = "siamese_utils>SiameseModel"
         for name in new.namelist():
             file.writestr(name, json.dumps(config) if name == "config.json" else new.read(name))
-    with pytest.raises(ValueError, match=r"(?s)SiameseModel.*Unrecognized keyword.*mining"):
+    with pytest.raises(ValueError, match=r"(?s)Unrecognized keyword.*SiameseModel.*mining"):
         keras.models.load_model(old)
     with keras.saving.custom_object_scope({"siamese_utils>SiameseModel": MinedSiameseModel}):
         again = keras.models.load_model(old)

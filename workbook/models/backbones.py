@@ -137,6 +137,8 @@ def _load_from_file(path: str, input_shape: tuple[int, int, int]) -> keras.Model
         raise ValueError(
             f"BACKBONE={shown} takes images of {takes} and not of SIZE={input_shape[0]}: {remedy}"
         )
+    if isinstance(model, keras.Sequential):  # the same layers as a graph, which can be cut
+        model = keras.Model(model.inputs, model.outputs)
     return model
 
 
@@ -258,6 +260,7 @@ def build_from_config(config: Config, **options: Any) -> keras.Model:
 
 
 def _build(config: Config, seed: int, options: dict[str, Any]) -> keras.Model:
+    keras.config.set_dtype_policy(config.precision)  # of every layer that is made from here on
     keras.utils.set_random_seed(seed)
     shape, cache_dir = (config.size, config.size, 3), config.runs / "cache"
     backbone, train_from = load_backbone(config.backbone, config.weights, shape, cache_dir)
