@@ -81,11 +81,11 @@ def place(tmp_path_factory):
     return place
 
 
-def typed(place, words, *more):
+def typed(place, words, *more, **others):
     """What this command prints, run in `place` as a user would; only Python's place differs."""
     python = {"make": [sys.executable, "-m", "workbook"], ".venv/bin/python": [sys.executable]}
     words = [word.replace("/path/to/images", str(place / "images")) for word in words]
-    settings = SMALL | {"RUNS": place / "runs", "BACKBONE": place / "backbone.keras"}
+    settings = SMALL | {"RUNS": place / "runs", "BACKBONE": place / "backbone.keras"} | others
     environment = {f"SIAMESE_{name}": str(value) for name, value in settings.items()}
     done = subprocess.run(
         [*python[words[0]], *words[1:], *more], cwd=place, capture_output=True, text=True,
@@ -113,7 +113,7 @@ def gallery(place):
 @pytest.fixture(scope="module")
 def plain_gallery(place):
     """The gallery of pretrained features, made without a training by the README's first line."""
-    said = typed(place, line("build", "EfficientNetLite0"))
+    said = typed(place, line("build", "EfficientNetLite0"), SIZE="96")
     assert "75 images of 5 classes in my_gallery" in said
     return place / "my_gallery"
 
@@ -165,7 +165,9 @@ def test_images_of_known_classes_are_named_and_strangers_are_unknown(place, gall
 def test_the_threshold_was_chosen_on_images_that_were_no_entries(place, gallery):
     taken = Gallery.load(gallery)
     policy = taken.policy
-    assert policy["known_held_out"] and policy["known"] == 15  # three of fifteen a class
+    assert (
+        policy["known_held_out"] and policy["known"] == 23
+    )  # 15 validation images, half of 15 test images
     assert policy["strangers_simulated"] and policy["strangers_let_in"] <= 0.05
     assert 0.01 < taken.threshold == policy["threshold"]
     # training and validation images are entries, with the paths of their files from there on
@@ -186,7 +188,7 @@ def test_a_run_is_notebooks_1_to_6_unless_others_are_named(place, monkeypatch):
 
 @pytest.mark.parametrize("classes, images", [(6, 9), (2, 2)])
 def test_the_command_of_the_readme_runs_on_small_folders(tmp_path, classes, images):
-    """Every notebook of the command runs, and each image of the folder finds its own class."""
+    """Every notebook of the command runs, and its gallery knows every class."""
     colors = dict(list((BALLS | STRANGERS).items())[:classes])
     draw(tmp_path / "images", colors, images, 0)
     save_small_backbone(tmp_path / "backbone.keras")
