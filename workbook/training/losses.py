@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from siamese_utils import check_margin
 from workbook.support.tensorflow_start import tf
 from workbook.training.mining import Triplets, soft_minimum
 
@@ -47,8 +48,7 @@ class TripletLoss:
     active_only: bool = False
 
     def __post_init__(self) -> None:
-        if not self.margin > 0:
-            raise ValueError(f"margin={self.margin!r} must be above 0, or embeddings may collapse")
+        check_margin(self.margin)
         if self.temperature is not None and not 0 < self.temperature < math.inf:
             raise ValueError(
                 f"temperature={self.temperature!r} must be a number above 0, or None for the "
