@@ -14,6 +14,7 @@ from workbook.support.text import printable_lines
 
 GALLERY = "a folder that `build` or the notebooks wrote"
 IMAGE = "a file, or a folder of images"
+IMAGES = "a folder with one sub-folder per class, or a table of labels (.csv, .tsv)"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -60,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     build.add_argument(
         "model", help="a saved embedding.keras, or a backbone such as EfficientNetLite0"
     )
-    build.add_argument("images", help="a folder with one sub-folder per class")
+    build.add_argument("images", help=IMAGES)
     build.add_argument("gallery", help="the folder to write")
 
     enroll = add_command(
@@ -107,6 +108,9 @@ def build_parser() -> argparse.ArgumentParser:
         write_learner_copies,
     )
     learner.add_argument("folder", nargs="?", help="default: learner/")
+
+    site = add_command("site", "build the website, with the Python of .venv-site", build_website)
+    site.add_argument("folder", nargs="?", help="where to build (default: site/build)")
 
     cache = add_command(
         "cache", "list what is kept under runs/cache, with sizes, or remove old parts", show_cache
@@ -180,6 +184,12 @@ def write_learner_copies(options: argparse.Namespace) -> None:
     from workbook.commands.learner import write_copies
 
     write_copies(options.folder)
+
+
+def build_website(options: argparse.Namespace) -> None:
+    from workbook.commands.site import build_site
+
+    build_site(options.folder)
 
 
 def show_cache(options: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from workbook import ROOT
 from workbook.data.downloads import DATASETS
 from workbook.data.folder_layout import LAYOUTS
+from workbook.data.label_table import is_table
 from workbook.models.backbones import NAMES
 from workbook.support.config import Config
 from workbook.support.tensorflow_start import GPUS
@@ -20,8 +21,11 @@ LARGEST_SEED = 2**32 - 1  # NumPy's limit
 
 VARIABLES = {  # the name of the environment variable, and what it chooses
     "SIAMESE_PRESET": "quick (no download, CPU) or full (ImageNet weights, photographs, GPU)",
-    "SIAMESE_DATASET": "toys (embedded), grocery, caltech101, lfw, or a folder of images",
-    "SIAMESE_LAYOUT": "auto, or what a folder's sub-folders are: classes, or splits (with classes)",
+    "SIAMESE_DATASET": "toys (embedded), grocery, caltech101, lfw, a folder of images, or a "
+    "table of their labels (.csv, .tsv)",
+    "SIAMESE_LAYOUT": "auto, or what a folder's sub-folders are: classes, splits (with classes), "
+    "or groups in which the leaves are the classes",
+    "SIAMESE_COLUMNS": "auto, or the columns of a table: file,label or file,label,split",
     "SIAMESE_WEIGHTS": "imagenet, none, or a weights file (.h5) of the backbone without its top",
     "SIAMESE_BACKBONE": "EfficientNetLite0 (quick), ResNet50 (full), another name of "
     "keras.applications, or a .keras file that maps RGB 0..255 to a feature map",
@@ -49,6 +53,7 @@ VARIABLES = {  # the name of the environment variable, and what it chooses
 
 DEFAULTS: dict[str, Any] = {
     "layout": "auto",
+    "columns": "auto",
     "weights": "imagenet",
     "recipe": "tuned",
     "train_from": "default",
@@ -127,6 +132,7 @@ def read_config(environment: Mapping[str, str] | None = None, /, **overrides: An
         preset=preset,
         dataset=dataset,
         layout=_choice("layout", values["layout"], tuple(LAYOUTS)),
+        columns=values["columns"],
         weights=_choice("weights", values["weights"], kinds, weights_file),
         backbone=backbone,
         head=_choice("head", values["head"], ("specified", "slim")),
@@ -181,15 +187,16 @@ def _given_settings(environment: Mapping[str, str], overrides: dict[str, Any]) -
 def _choice(name: str, value: str, names: Collection[str], suffix: str | None = None) -> str:
     """`value` if it is one of `names`, or the absolute path of a file with that suffix.
 
-    The suffix "/" stands for a folder. Raises ValueError with the valid values.
+    The suffix "/" stands for a folder or a table. Raises ValueError with the valid values.
     """
     if value in names:
         return value
     for base in (Path.cwd(), ROOT):  # notebooks run in notebooks/, commands in the root
         path = base / Path(value).expanduser()
-        if path.is_dir() if suffix == "/" else path.is_file() and path.suffix == suffix:
+        fits = is_table(path) if suffix == "/" else path.suffix == suffix
+        if (path.is_file() and fits) or (path.is_dir() and suffix == "/"):
             return str(path.resolve())
-    kinds = {None: "", "/": " | an existing folder"}
+    kinds = {None: "", "/": " | an existing folder or table (.csv, .tsv)"}
     kind = kinds.get(suffix, f" | an existing {suffix} file")
     raise ValueError(f"{PREFIX}{name.upper()}={value!r} is not one of: {' | '.join(names)}{kind}")
 

@@ -310,13 +310,14 @@ LAYOUTS = {  # what: (folders of six images, classes, images a split, warnings, 
     "class names that begin like splits": (
         ["{boots,sandals,trainers,testudo,valley}/{red,blue}"],
         "boots sandals testudo trainers valley", {"train": 40, "validation": 10, "test": 10},
-        [r"every class holds folders \(blue, red\): read as .* boots, sandals.*LAYOUT=splits"],
+        [r"every class holds folders \(blue, red\): read as .*LAYOUT=leaves; .*LAYOUT=splits"],
         "one folder per class;",
     ),
     "a hierarchy of classes": (
         ["pets/{cat,dog}", "cars/{vw,fiat}"],
         "cars pets", {"train": 16, "validation": 4, "test": 4},
-        [r"every class holds folders \(cat, dog, fiat, vw\): read as .* cars, pets"], "2 classes",
+        [r"every class holds folders \(cat, dog, fiat, vw\): read as .* cars, pets.*LAYOUT=leaves"],
+        "2 classes",
     ),
     "a class called test with folders of its own": (
         ["{blood,urine}", "test/x"], "blood test urine", {"train": 12, "validation": 3, "test": 3},
@@ -378,6 +379,28 @@ def test_a_layout_of_two_readings_is_an_error_that_names_both(folder, patterns, 
         ("splits", ["{train,extra,test}/{a,b}"], "a b", {"train": 20, "test": 12}),
         ("splits", ["archive/{train,test}/{a,b}"], "a b", {"train": 10, "test": 12}),
         ("splits", ["{test,val}/{a,b}"], "a b", {"train": 16, "test": 4}),
+        (
+            "leaves",
+            ["pets/{cat,dog}", "cars/{vw,fiat}"],
+            "cat dog fiat vw",
+            {"train": 16, "test": 4},
+        ),
+        ("leaves", ["fruit/{apple/{gala,pink},pear}"], "gala pear pink", {"train": 12, "test": 3}),
+        ("leaves", ["{Greek,Latin}/{1,2}"], "Greek/1 Greek/2 Latin/1 Latin/2", {"train": 16}),
+        (
+            "leaves",
+            ["{train,test}/{Greek,Latin}/{1,2/images}"],
+            "Greek/1 Greek/2 Latin/1 Latin/2",
+            {"train": 20, "test": 24},
+        ),
+        ("leaves", ["data/{train,val}/{x/a,b}"], "a b", {"train": 10, "test": 12}),
+        (
+            "leaves",
+            ["{bus,train}/{2019,2020}"],
+            "bus/2019 bus/2020 train/2019 train/2020",
+            {"train": 16},
+        ),
+        ("leaves", ["{x/a,y/z/a,b}"], "b x/a z/a", {"train": 12, "test": 3}),
     ],
     ids=str,
 )
@@ -616,20 +639,24 @@ def test_a_folder_name_of_250_letters(tmp_path):
 def test_images_beside_a_table_of_labels(folder, images, table):
     fill(folder, **{images or ".": 3})
     (folder / table).write_text("file,label\n0.png,cat\n")
-    says = f"{re.escape(table)} may hold the labels, but tables of labels are not read yet: one sub"
+    says = f"{re.escape(table)} may hold the labels: to use its labels, "
     with pytest.raises(ValueError, match=says) as error:
         load(folder)
     assert "move" not in str(error.value), "the table would be lost"
     with open(re.search(r"all: (.*)", str(error.value))[1], encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 4, "each file is listed"
-    assert {row["remedy"] for row in rows} == {folder_layout.NO_TABLES}
+    [remedy] = {row["remedy"] for row in rows}
+    assert remedy == folder_layout.suggest_table(folder / table)
+    assert (f"DATASET={folder / table}" in remedy) == table.endswith(".csv"), (
+        "others cannot be read"
+    )
 
 
 def test_flat_train_and_test_folders_beside_a_table(folder):
     fill(folder, train=3, test=3)
     (folder / "train.csv").write_text("file,label\n0.png,cat\n")
-    with pytest.raises(ValueError, match=r"train\.csv may hold them, but tables of labels are not"):
+    with pytest.raises(ValueError, match=r"train\.csv may hold them: .*DATASET=.*train\.csv"):
         load(folder)
 
 
@@ -637,7 +664,7 @@ def test_a_table_beside_class_folders_is_listed(folder):
     fill(folder, a=5, b=5)
     (folder / "labels.csv").write_text("file,label\n")
     [problem] = load(folder).problems
-    assert problem["remedy"] == folder_layout.NO_TABLES
+    assert problem["remedy"] == folder_layout.suggest_table(folder / "labels.csv")
 
 
 # ---------------------------------------------------------------------- small folders, provenance

@@ -41,7 +41,7 @@ def build(model: str, images: str, folder: str) -> None:
         The file of a saved embedding; or a backbone's name, as in `BACKBONE`, for its features as
         they are, without a training.
     images
-        A folder with one sub-folder per class.
+        A folder with one sub-folder per class, or a table of file names and labels.
     folder
         Where the gallery goes.
 
@@ -65,7 +65,10 @@ def build(model: str, images: str, folder: str) -> None:
     average = keras.layers.GlobalAveragePooling2D(name="average")  # over the feature map
     plain = {"train_from": None, "head": average}
     gallery = Gallery(load_model(model) if is_file else build_from_config(config, **plain))
-    data = load_images(source, gallery.size, cache_dir=config.runs / "cache", layout=config.layout)
+    data = load_images(
+        source, gallery.size, cache_dir=config.runs / "cache", layout=config.layout,
+        columns=config.columns,
+    )  # fmt: skip
     left_out = gallery.add_dataset(data, embed(gallery.model, data.images))
     gallery.fit_threshold()
     count = len(gallery.labels)

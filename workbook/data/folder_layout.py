@@ -4,7 +4,7 @@
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +19,7 @@ from workbook.data.file_walk import (
 )
 from workbook.data.folder_names import (
     SPLITS,
+    TABLE_SUFFIXES,
     find_splits,
     fold_case,
     is_annotation,
@@ -28,6 +29,7 @@ from workbook.data.folder_names import (
     is_table,
     read_name,
 )
+from workbook.data.leaves import find_leaves, name_leaves
 from workbook.data.report import report_entry
 from workbook.support.text import list_first, normalize_label, printable
 
@@ -35,15 +37,15 @@ LAYOUTS = {  # word: how a folder is read
     "auto": "train, validation and test folders are known by their names and by what they hold",
     "classes": "every sub-folder is a class, whatever it is called",
     "splits": "every sub-folder is a part (train, test, ...), the folders in it are the classes",
+    "leaves": "every folder without sub-folders is a class, those around it are groups",
 }
 MAX_LINKS = 20  # links that lead out of the folder and are listed one by one
-NO_TABLES = "tables of labels are not read yet: one sub-folder per class is needed"
 IF_CLASSES = "SIAMESE_LAYOUT=classes"
-ROLES = {"train": "train", "validation": "validation", "test": "test", "query": "test"}
+IF_LEAVES = "SIAMESE_LAYOUT=leaves"
 
 SplitOf = dict[Path, str]  # folder -> split
 
-__all__ = ["LAYOUTS", "Entry", "Listing", "list_image_files", "read_folder"]
+__all__ = ["LAYOUTS", "Entry", "Listing", "assign_roles", "list_image_files", "read_folder"]
 
 
 class Entry(NamedTuple):
@@ -59,8 +61,8 @@ class Listing:
     """What a folder holds.
 
     entries: the image files; level: where the classes were found, in words; skipped: what was
-    skipped, in words; coarse: class name -> coarse class, if the dataset has such; tables: names of
-    files that may hold labels; problems and warnings: as in `images.ImageDataset`.
+    skipped, in words; coarse: class name -> coarse class, if the dataset has such; tables: files
+    that may hold labels; problems and warnings: as in `images.ImageDataset`.
     """
 
     folder: Path
@@ -68,7 +70,7 @@ class Listing:
     level: str = ""
     skipped: list[str] = field(default_factory=list)
     coarse: dict[str, str] = field(default_factory=dict)
-    tables: list[str] = field(default_factory=list)
+    tables: list[Path] = field(default_factory=list)
     problems: list[dict] = field(default_factory=list)
     warnings: list[dict] = field(default_factory=list)
 
@@ -103,6 +105,24 @@ def read_folder(folder: Path, layout: str = "auto") -> Listing:
     listing = Listing(folder)
     _Reader(listing).read(layout)
     return listing
+
+
+def assign_roles(kinds: Collection[str]) -> dict[str, str]:
+    """Return {kind of part: the split of its images}; validation alone is the test.
+
+    A split of "" is still to be divided: so is train, if it is alone.
+    """
+    roles = {"train": "train", "validation": "validation", "test": "test", "query": "test"}
+    if not {"test", "query"} & set(kinds):
+        roles |= {"train": "train" if "validation" in kinds else "", "validation": "test"}
+    return roles
+
+
+def suggest_table(table: Path) -> str:
+    """Return what to do with a table of labels that lies in a folder of images."""
+    if table.suffix.lower() in TABLE_SUFFIXES:
+        return f"to use its labels, give the table and not the folder: DATASET={table}"
+    return "to use its labels, save it as a CSV file, and give that and not the folder as DATASET"
 
 
 # ------------------------------------------------------------------- 1 levels that say nothing
@@ -170,6 +190,8 @@ class _Reader:
             self.add_classes(list_subfolders(folder), folder, "")
         elif layout == "splits":
             self.read_all_as_splits(folder)
+        elif layout == "leaves":
+            self.read_leaves(folder)
         else:
             self.read_by_names(folder)
         self.list_files()
@@ -245,10 +267,7 @@ class _Reader:
         With `split_of_others`, the other folders in `folder` are classes of that split.
         """
         self.passed[folder] = "beside the train and test folders"
-        kinds = {*parts.values(), split_of_others}
-        roles = dict(ROLES)
-        if not kinds & {"test", "query"}:  # then the validation folder is the test
-            roles |= {"train": "train" if "validation" in kinds else "", "validation": "test"}
+        roles = assign_roles({*parts.values(), split_of_others})
         for split_folder in splits:
             self.known.add(split_folder)
             if split_folder not in parts:
@@ -267,7 +286,47 @@ class _Reader:
             others = [f for f in list_subfolders(folder) if f not in splits]
             self.add_classes(others, folder, roles[split_of_others])
         self.listing.level = "splits: " + (list_first(shown) or "none")
-        self.warn_of_deeper_level("move them up one level")
+        self.warn_of_deeper_level()
+
+    def read_leaves(self, folder: Path) -> None:
+        """Read the innermost folders as classes, in train and test folders if there are such."""
+        while "train" not in find_splits(list_subfolders(folder)).values():
+            step = _find_inner_folder(folder, any_name=True)
+            if step is None:
+                break
+            folder = self.enter(folder, *step)
+        folders = list_subfolders(folder)
+        splits = find_splits(folders)
+        parts = {f: s for f, s in splits.items() if s != "query" and look_into(f)}
+        kinds = set(parts.values())
+        if "train" in kinds and (len(kinds) > 1 or len(splits) == len(folders)):
+            self.passed[folder] = "beside the train and test folders"
+            self.known |= set(splits)
+            for split_folder in splits.keys() - parts.keys():
+                self.skip_split_without_classes(split_folder)
+        else:
+            parts = {folder: "train"}
+        self.add_leaves(parts)
+
+    def add_leaves(self, parts: SplitOf) -> None:
+        """Note the innermost folders of each part as classes; equal paths are the same class."""
+        roles, shown = assign_roles(set(parts.values())), []
+        inside: dict[Path, tuple[Path, str]] = {}  # class folder -> its path in the part, split
+        for part, split in parts.items():
+            leaves = find_leaves(part, self.listing.folder)
+            self.known |= {*leaves.classes, *leaves.groups, *leaves.links_back}
+            for group in leaves.groups:
+                self.passed.setdefault(group, "not in a class folder")
+            for link in leaves.links_back:
+                reason, remedy = "a link to a folder that is read already", "delete the link"
+                self.listing.problems.append(report_entry(link, reason, remedy))
+            inside |= {leaf: (leaf.relative_to(part), roles[split]) for leaf in leaves.classes}
+            if part != self.listing.folder:
+                shown.append(f"{self.listing.shorten(part)}/ ({roles[split] or 'undivided'})")
+        names = name_leaves({path for path, _ in inside.values()})
+        self.classes += [(leaf, role, names[path]) for leaf, (path, role) in inside.items()]
+        self.listing.level = "every innermost folder is a class"
+        self.listing.level += f", in {list_first(shown)}" if shown else ""
 
     def read_classes_by_name(self, folder: Path, folders: list[Path], splits: SplitOf) -> None:
         """Read folders as classes, except flat ones that are called like a test split.
@@ -276,11 +335,11 @@ class _Reader:
         """
         classes = [f for f in folders if splits.get(f, "train") == "train"]
         if len(folders) > 1 and len(splits) == len(folders):
-            tables = [f.name for f in list_children(folder) if is_table(f.name) and f.is_file()]
-            remedy = f"{list_first(tables)} may hold them, but {NO_TABLES}" if tables else (
-                "Put one folder per class into each; or, if these are the classes themselves, say "
-                f"so: {IF_CLASSES}"
-            )  # fmt: skip
+            remedy = "Put one folder per class into each; or, if these are the classes themselves, "
+            remedy += f"say so: {IF_CLASSES}"
+            for table in (f for f in list_children(folder) if is_table(f.name) and f.is_file()):
+                remedy = f"{printable(table.name)} may hold them: {suggest_table(table)}"
+                break
             raise ValueError(
                 f"{printable(folder)}: {list_first(f.name for f in splits)} are called like "
                 f"splits, but hold no class folders, so that no image has a class. {remedy}"
@@ -296,7 +355,7 @@ class _Reader:
             return self.read_splits_in_classes(folder, inner)
         self.add_classes(classes, folder, "")
         if classes:
-            self.warn_of_deeper_level("say so: SIAMESE_LAYOUT=splits")
+            self.warn_of_deeper_level("; if those around them are parts, SIAMESE_LAYOUT=splits")
 
     def find_splits_in_classes(self, classes: list[Path]) -> dict[Path, SplitOf]:
         """Return {class folder: {folder in it: split}} if all those are called like splits."""
@@ -363,23 +422,29 @@ class _Reader:
         self.listing.skipped.append(f"{self.listing.shorten(folder)}/ ({count} files)")
         self.listing.warn(folder, f"skipped, {count} files: {reason}", remedy)
 
-    def warn_of_deeper_level(self, how: str) -> None:
-        """Warn if every class holds several folders: of the same names, or nothing else."""
+    def warn_of_deeper_level(self, or_else: str = "") -> None:
+        """Warn if every class holds folders, several ones of the same names, or nothing else.
+
+        or_else: another reading than that the folders in them are the classes.
+        """
         class_names = sorted({name for _, _, name in self.classes})
         if len(class_names) < 2:
             return
         inside: list[set[str]] = []
         for folder, _, _ in self.classes:
             inside.append(_names(look_into(_find_class_level(folder))))
-            if len(inside[-1]) < 2:
+            if not inside[-1]:
                 return
+        if max(map(len, inside)) < 2:
+            return
         same = set.intersection(*inside)
         children = [child for folder, _, _ in self.classes for child in list_children(folder)]
         has_files = any(child.is_file() and not is_hidden(child.name) for child in children)
         if len(same) > 1 or not has_files:
             names = list_first(sorted(same or set.union(*inside)))
             reason = f"every class holds folders ({names}): read as the classes "
-            remedy = f"nothing, if that is right; if those in them are the classes, {how}"
+            remedy = "nothing, if that is right; if those in them are the classes, say so: "
+            remedy += IF_LEAVES + or_else
             self.listing.warn(self.listing.folder, reason + list_first(class_names), remedy)
 
     # ------------------------------------------------------------------------------- 4 the files
@@ -406,11 +471,13 @@ class _Reader:
                 elif child not in self.known:
                     beside.append((child, reason))
         listing = self.listing
-        listing.tables = [f.name for f, _ in beside if is_table(f.name) and f.is_file()]
+        listing.tables = [f for f, _ in beside if is_table(f.name) and f.is_file()]
         for child, reason in beside:
             remedy = "move it into one" if "class folder" in reason else "move it"
-            if child.name in listing.tables or (listing.tables and not self.classes):
-                remedy = NO_TABLES
+            if child in listing.tables:
+                remedy = suggest_table(child)
+            elif listing.tables and not self.classes:
+                remedy = suggest_table(listing.tables[0])
             listing.problems.append(report_entry(child, reason, remedy))
 
     def list_class_files(self) -> None:

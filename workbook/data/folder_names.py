@@ -25,7 +25,8 @@ SYSTEM = {  # files and folders that computers make for themselves, in lower cas
     "system volume information", "$recycle.bin", "lost+found", "@recycle", "#recycle", "#snapshot",
     "network trash folder", "temporary items",
 }  # fmt: skip
-TABLES = {".csv", ".tsv", ".xls", ".xlsx", ".json", ".jsonl", ".parquet", ".feather"}
+TABLE_SUFFIXES = (".csv", ".tsv")  # of the tables that can be read
+TABLES = {*TABLE_SUFFIXES, ".xls", ".xlsx", ".json", ".jsonl", ".parquet", ".feather"}
 NOTHING: tuple[None, tuple[str, ...]] = (None, ())
 
 

@@ -21,8 +21,9 @@ from workbook import ROOT
 from workbook.data import toys
 from workbook.data.decoding import decode, explain, open_image
 from workbook.data.downloads import DATASETS, GROCERY_LISTS, Source, fetch, grocery_lists
-from workbook.data.folder_layout import NO_TABLES, Entry, Listing, read_folder
+from workbook.data.folder_layout import Entry, Listing, read_folder, suggest_table
 from workbook.data.image_cache import decode_files, name_cache_folder
+from workbook.data.label_table import is_table, read_table
 from workbook.data.report import report_entry, write_report
 from workbook.data.splits import (
     content_warnings,
@@ -35,7 +36,7 @@ from workbook.data.splits import (
 from workbook.support.atomic_files import mark_used, temporary_build_folder
 from workbook.support.config import Config
 from workbook.support.tensorflow_start import keras
-from workbook.support.text import list_first, printable
+from workbook.support.text import printable
 
 SAMPLED = 2**28  # bytes of images of which a fingerprint reads all
 
@@ -136,6 +137,7 @@ def load_from_config(config: Config) -> ImageDataset:
         config.runs / "cache",
         config.data_seed,
         layout=config.layout,
+        columns=config.columns,
     )
 
 
@@ -147,8 +149,9 @@ def load_images(
     seed: int = 42,
     strict: bool = False,
     layout: str = "auto",
+    columns: str = "auto",
 ) -> ImageDataset:
-    """Load one of `DATASETS`, or a folder of images.
+    """Load one of `DATASETS`, a folder of images, or a table of file names and labels.
 
     A folder holds one sub-folder per class, or folders called train, validation and test (also as
     in `training_set`; validation alone is the test) that hold such. At least two classes are
@@ -161,7 +164,8 @@ def load_images(
     Parameters
     ----------
     dataset
-        A name in `DATASETS`, or a folder. A named dataset is downloaded on first use.
+        A name in `DATASETS`, a folder, or a .csv or .tsv file (`label_table.read_table`). A named
+        dataset is downloaded on first use.
     size
         Side of the square images in pixels.
     data_home
@@ -173,23 +177,25 @@ def load_images(
     strict
         Whether a file that cannot be read is an error.
     layout
-        How a folder is read if it can be read in two ways: "classes" (every sub-folder is a class)
-        or "splits" (every sub-folder holds classes).
+        How a folder is read if it can be read in two ways: "classes" (every sub-folder is a class),
+        "splits" (every sub-folder holds classes) or "leaves" (the innermost folders are classes).
+    columns
+        The columns of a table for file, label and split, with commas between their names.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such folder, or a download failed.
+        If there is no such folder or table, or a download failed.
     ValueError
-        For a folder that can be read in two ways, that has fewer than two classes of images, or a
-        class whose name cannot be a label, such as "unknown".
+        For a folder that can be read in two ways, a table that cannot be understood, fewer than
+        two classes of images, or a class whose name cannot be a label, such as "unknown".
     OSError
         If the disk is full.
     """
     data_home, cache_dir = Path(data_home or ROOT / "data"), Path(cache_dir or ROOT / "runs/cache")
-    if str(dataset) == "toys" and layout == "auto":
+    if str(dataset) == "toys" and layout == columns == "auto":
         return _load_toys(size, seed, cache_dir)
-    listing = _list_images(dataset, data_home, layout)
+    listing = _list_images(dataset, data_home, layout, columns)
     cache = name_cache_folder([entry.path for entry in listing.entries], size, cache_dir)
     if len({entry.class_name for entry in listing.entries}) < 2:
         raise _explain_shortage(dataset, listing, listing.entries, cache)
@@ -220,7 +226,7 @@ def load_images(
     labels = np.array([number[entry.class_name] for entry in entries], np.int32)
     splits = [entry.split for entry in entries]
     return ImageDataset(
-        name=printable(dataset if str(dataset) in DATASETS else listing.folder.name),
+        name=printable(Path(dataset).expanduser().absolute().name),
         images=images,
         labels=labels,
         class_names=class_names,
@@ -249,7 +255,8 @@ def _explain_shortage(
     text += "sub-folder with images per class. Training needs two images per class, and from five "
     text += "images per class on some are held out for the test"
     if listing.tables and not entries:
-        text = f"{list_first(listing.tables)} may hold the labels, but {NO_TABLES}"
+        table = listing.tables[0]
+        text = f"{printable(table.name)} may hold the labels: {suggest_table(table)}"
     text += f". Read as: {layout}{_show_problems(listing.problems, cache)}"
     return ValueError(f"{printable(dataset)}: {text}")
 
@@ -304,11 +311,17 @@ def on_white(images: np.ndarray, share: float) -> np.ndarray:
     return made
 
 
-def _list_images(dataset: str | Path, data_home: Path, layout: str) -> Listing:
-    """Return the `Listing` of one of `DATASETS`, or of a folder; nothing is decoded."""
-    source = DATASETS.get(str(dataset))
+def _list_images(dataset: str | Path, data_home: Path, layout: str, columns: str) -> Listing:
+    """Return the `Listing` of one of `DATASETS`, a folder or a table; nothing is decoded."""
+    source, path = DATASETS.get(str(dataset)), Path(dataset).expanduser().absolute()
+    if not source and is_table(path) and not path.is_dir():
+        if layout != "auto":
+            raise ValueError(f"layout={layout!r} is for a folder of images, not for a table")
+        return read_table(path, columns)
+    if columns != "auto":
+        raise ValueError(f"columns={columns!r} is for a table of labels: {dataset} is none")
     if not source:
-        return read_folder(Path(dataset).expanduser().absolute(), layout)
+        return read_folder(path, layout)
     if layout != "auto":
         raise ValueError(f"layout={layout!r} is for a folder of images: {dataset} has its own")
     folder = fetch(str(dataset), data_home)

@@ -109,7 +109,7 @@ def stranger_warnings(entries: Iterable[Entry]) -> list[dict]:
     for name, (path, split, _) in list(first.items())[:MAX_STRANGERS]:
         [nearest] = difflib.get_close_matches(_without_punctuation(name), alike, 1, cutoff=0)
         reason = f"the {split} class {name} is no training class; the nearest of those: "
-        remedy = "nothing, if it is meant to be unseen; rename its folder, if it is a misspelling"
+        remedy = "nothing, if it is meant to be unseen; rename it, if it is a misspelling"
         warnings.append(report_entry(path, reason + alike[nearest], remedy))
     if rest := list(first)[MAX_STRANGERS:]:
         reason = f"{len(rest)} more classes that are no training classes: {list_first(rest)}"
@@ -136,7 +136,7 @@ def look_alike_warnings(entries: Iterable[Entry]) -> list[dict]:
     groups: dict[str, list[str]] = {}
     for name in trained:
         groups.setdefault(re.sub(r"[\s_-]+", " ", fold_case(name)), []).append(name)
-    remedy = "nothing, if they are different classes; give their folders one name, if they are one"
+    remedy = "nothing, if they are different classes; give them one name, if they are one"
     return [
         report_entry(
             Path(trained[names[1]].path).parent,

@@ -23,6 +23,7 @@ class Config:
     preset: str
     dataset: str
     layout: str
+    columns: str
     weights: str
     backbone: str
     head: str

@@ -13,7 +13,10 @@ from workbook.support.config import Config
 from workbook.support.text import printable
 
 # Settings that change where or how fast something runs, but not what is trained.
-WITHOUT_EFFECT = ("runs", "data_home", "dataset", "devices", "xla", "benchmark", "search", "live")
+# The fingerprint of the data says what the columns of a table say.
+WITHOUT_EFFECT = (
+    "runs", "data_home", "dataset", "columns", "devices", "xla", "benchmark", "search", "live",
+)  # fmt: skip
 ALSO_SEEDS = (*WITHOUT_EFFECT, "seeds")
 
 
