@@ -29,6 +29,7 @@ from workbook.evaluation.results import results_table
 from workbook.settings import PREFIX, environment_of, read_config
 from workbook.support.config import Config
 from workbook.support.text import printable, printable_lines
+from workbook.training.delivery import REPORT
 
 LAST_BY_DEFAULT = 6  # notebooks 1 to 6 run unless others are named
 FIRST_SEED_ONLY = "first-seed"  # the tag of cells that trainings with further seeds do not need
@@ -73,6 +74,9 @@ def run(words: Iterable[str], publish: bool = False) -> None:
     if metrics_file.exists():
         lines = results_table(json.loads(metrics_file.read_text("utf-8")))
         print("", *lines, "", f"more in {printable(metrics_file)}", sep="\n")
+    report = config.run_dir / REPORT
+    if report.exists() and any(notebook.name.startswith("06") for notebook in notebooks):
+        print(f"\n{report.read_text('utf-8')}")
     if publish:
         publish_run(config, notebooks)
 

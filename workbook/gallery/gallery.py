@@ -668,7 +668,9 @@ class Gallery:
         marked = entries["enrolled"]
         if about["format"] < 4:
             marked = ~np.isin(entries["labels"], self.labels)
-        if marked.any() and about["model_weights_sha256"] != self.model_weights_sha256:
+        if not marked.any():
+            return nothing  # those that are there may have another size
+        if about["model_weights_sha256"] != self.model_weights_sha256:
             raise ValueError(
                 f"{printable(folder)} is not replaced: entries were added to it "
                 f"({_count_labels(entries['labels'][marked])}), and they are of another model, so "

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 
 import siamese_utils as su
+from workbook.data.downloads import DATASETS
 from workbook.data.images import ImageDataset
 from workbook.evaluation.retrieval import split_recall
 from workbook.models.backbones import build_from_config
 from workbook.models.devices import choose_strategy
+from workbook.models.mixture import build_plain_model
 from workbook.models.saved_models import load_model, save_model
 from workbook.models.trunk_cache import trunk_features
 from workbook.support.atomic_files import atomic_file
@@ -37,15 +39,22 @@ class KeptFeatures:
 
     images : (n, h, w, channels), of every image as it is.
     rows : (m,) indices of the images that are trained on.
-    views : (number_of_views * m, h, w, channels), of the training images; first as they are, then
+    views : (number_of_views * v, h, w, channels), of the viewed images; first as they are, then
         augmented. With one view it is empty, and `images` is used.
-    number_of_views : how many views there are of each training image.
+    number_of_views : how many views there are of each viewed image.
+    viewed : (v,) indices of the images that have views, sorted; the training images are among them.
     """
 
     images: np.ndarray
     rows: np.ndarray
     views: np.ndarray
     number_of_views: int
+    viewed: np.ndarray
+
+    def find_views(self, drawn: np.ndarray) -> np.ndarray:
+        """Turn view v of training image i, drawn as v * m + i, into indices into `views`."""
+        view, image = np.divmod(drawn, len(self.rows))
+        return view * len(self.viewed) + np.searchsorted(self.viewed, self.rows)[image]
 
 
 def keep_features(
@@ -60,14 +69,18 @@ def keep_features(
     ----------
     embedding : the embedding model whose trunk is used; by default that of `config`.
     rows : indices of the images that are trained on; by default the training split.
+
+    Of a folder of one's own, views of all images are kept, because a last training takes all.
     """
     trunk, _ = su.split_at_freeze_point(embedding or build_from_config(config))
     rows = data.where("train") if rows is None else np.asarray(rows)
+    own = config.dataset not in DATASETS
+    viewed = np.flatnonzero(data.splits != "reference") if own else np.sort(rows)
     cache, views = config.runs / "cache", np.empty(0)
     images = trunk_features(trunk, data.images, cache)
     if config.views > 1:
-        views = trunk_features(trunk, data.images, cache, views=config.views, rows=rows)
-    return KeptFeatures(images, rows, views, config.views)
+        views = trunk_features(trunk, data.images, cache, views=config.views, rows=viewed)
+    return KeptFeatures(images, rows, views, config.views, viewed)
 
 
 def plain_features(config: Config, data: ImageDataset) -> np.ndarray:
@@ -79,9 +92,7 @@ def plain_features(config: Config, data: ImageDataset) -> np.ndarray:
     -------
     (n, channels) float32, one row per image of the dataset.
     """
-    average = keras.layers.GlobalAveragePooling2D(name="average")
-    embedding = build_from_config(config, head=average, normalize=True)
-    trunk, tail = su.split_at_freeze_point(embedding)
+    trunk, tail = su.split_at_freeze_point(build_plain_model(config))
     return su.embed(tail, trunk_features(trunk, data.images, config.runs / "cache"))
 
 
@@ -182,11 +193,11 @@ class Trainer:
         kept = self.features
         if kept.number_of_views == 1:  # train on the rows of all images
             return IndexBatches(kept.images, self.data.labels, lambda e: kept.rows[self._draw(e)])
-        labels = np.tile(self.train_labels, kept.number_of_views)
-        return IndexBatches(kept.views, labels, self._draw)
+        labels = np.tile(self.data.labels[kept.viewed], kept.number_of_views)
+        return IndexBatches(kept.views, labels, lambda e: kept.find_views(self._draw(e)))
 
     def _draw(self, epoch: int) -> np.ndarray:
-        """Draw an epoch of batches as indices into the views; they depend on the seed and epoch."""
+        """Draw an epoch of batches, view v of training image i as v * m + i, by seed and epoch."""
         seed, views = (self.config.seed, epoch), self.features.number_of_views
         P, K = self.classes_per_batch, self.images_per_class
         if self.recipe.triplets == "mined":
