@@ -1,4 +1,4 @@
-# make run | test | lab | learner; each first makes .venv. Without make (Windows): see docs/machines.md.
+# make run | test | lab | learner; each first makes .venv. `make site` makes .venv-site. Without make (Windows): see docs/machines.md.
 # the first that runs (a name may be a shim of a version manager without that version); tried once
 PYTHON ?= $(eval PYTHON := $(shell for p in python3.13 python3.12 python3.11 python3.14 python3; do $$p -c "" 2>/dev/null && echo $$p && break; done))$(PYTHON)
 BIN := .venv/bin
@@ -9,7 +9,7 @@ OWN := NOTEBOOKS PYTHON FRESH OPTIONS BIN
 NAMES = $(sort $(foreach v,$(filter-out $(OWN) -% .% MAKE%,$(.VARIABLES)),$(if $(filter command,$(firstword $(origin $(v)))),$(v))))
 TYPED = $(foreach v,$(NAMES),$(call quoted,$(v)=$($(v))))
 
-.PHONY: run test check lab publish learner no-settings
+.PHONY: run test check lab publish learner site no-settings
 
 run: .venv/ready
 	@$(BIN)/python -m workbook run $(TYPED) $(NOTEBOOKS)
@@ -32,6 +32,10 @@ lab: no-settings .venv/ready
 learner: no-settings .venv/ready
 	@$(BIN)/python -m workbook learner
 
+# the website, in site/build/html/
+site: no-settings .venv-site/ready
+	@.venv-site/bin/python -m workbook site
+
 # a run, then its executed notebooks and figures become the committed ones
 publish: .venv/ready
 	@$(BIN)/python -m workbook run --publish $(TYPED) $(NOTEBOOKS)
@@ -40,11 +44,22 @@ publish: .venv/ready
 no-settings:
 	$(if $(NAMES),$(error make $(MAKECMDGOALS) takes no settings, but was given $(NAMES): set variables, such as SIAMESE_$(firstword $(NAMES)), before the command))@:
 
-.venv/ready: requirements.txt
-	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+define check-python
+@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "Python 3.11, 3.12 or 3.13 is needed, and $(or $(PYTHON),python3) is none of them. Install one (your package manager, or python.org), then: make PYTHON=python3.13 ..." >&2; exit 1; }
+endef
+
+.venv/ready: requirements.txt
+	$(check-python)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 14) and print("Python 3.14 or newer: TensorFlow had no release for it in November 2026. pip takes a pre-release if there is one; nothing here was tried with it. Better, if you have it: make PYTHON=python3.13 ...")'
 	@echo "first use: installing requirements.txt into .venv (some minutes, 3 GB)"
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv-site/ready: requirements-site.txt
+	$(check-python)
+	@echo "first use: installing requirements-site.txt into .venv-site (less than a minute, 0.3 GB)"
+	@.venv-site/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv-site
+	@.venv-site/bin/python -m pip install --disable-pip-version-check -r requirements-site.txt
 	@touch $@
