@@ -1,6 +1,8 @@
 """How pytest runs the notebooks (nbval): results go to a temporary folder.
 
-A notebook stops at its first failing cell, because the later ones need what that cell makes.
+A notebook stops at its first failing cell, because the later ones need what that cell makes. With
+several processes (`pytest -n 2 --dist loadgroup`, pytest-xdist), one of them runs all notebooks in
+order, because notebooks 5 and 6 read what notebook 4 wrote; each file of tests stays in one process.
 """
 
 import os
@@ -10,7 +12,7 @@ import pytest
 
 RUNS = tempfile.TemporaryDirectory(prefix="siamese_runs_")
 os.environ.update(  # the kernels that nbval starts inherit these variables
-    SIAMESE_RUNS=RUNS.name,
+    SIAMESE_RUNS=RUNS.name,  # each process has its own
     SIAMESE_LIVE="0",
     SIAMESE_EPOCHS="1",  # every cell runs; what the published run claims is tested on its outputs
     SIAMESE_PRESET="quick",  # where there is a GPU the default is "full", which downloads
@@ -23,9 +25,13 @@ def is_cell(item):
     return hasattr(item, "output_timeout")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
-    for item in filter(is_cell, items):
-        item.output_timeout = 900  # nbval's 5 s is too short for a training cell
+    for item in items:
+        if is_cell(item):
+            item.output_timeout = 900  # nbval's 5 s is too short for a training cell
+        group = "notebooks" if is_cell(item) else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.hookimpl(wrapper=True)
