@@ -57,6 +57,16 @@ def build_parser() -> argparse.ArgumentParser:
     workers.add_argument("count", type=int, help="how many processes, 2 or more")
     workers.add_argument("words", nargs="*", metavar="NAME=value | number", help="as for run")
 
+    audit = add_command(
+        "audit",
+        "look for near-duplicates, doubtful labels and small classes; nothing is changed",
+        audit_folder,
+    )
+    audit.add_argument("images", help=IMAGES)
+    audit.add_argument(
+        "report", nargs="?", metavar="REPORT.html", help="the page (default: <images>-audit.html)"
+    )
+
     build = add_command("build", "make a gallery from a folder of class folders", build_gallery)
     build.add_argument(
         "model", help="a saved embedding.keras, or a backbone such as EfficientNetLite0"
@@ -142,6 +152,12 @@ def run_workers(options: argparse.Namespace) -> None:
     from workbook.commands.workers import start_workers
 
     sys.exit(start_workers(options.count, options.words))
+
+
+def audit_folder(options: argparse.Namespace) -> None:
+    from workbook.commands.audit import audit
+
+    audit(options.images, options.report)
 
 
 def build_gallery(options: argparse.Namespace) -> None:

@@ -25,8 +25,13 @@ from workbook.evaluation.retrieval import nearest_neighbors
 TEMPLATE = Path(__file__).with_suffix(".html")
 
 
-def _make_sprite_sheet(images: Sequence[np.ndarray] | np.ndarray, side: int) -> tuple[str, int]:
-    """Put all images as thumbnails into one JPEG: (data address, thumbnails per row)."""
+def make_sprite_sheet(images: Sequence[np.ndarray] | np.ndarray, side: int) -> tuple[str, int]:
+    """Put all images, 0..255, as thumbnails of `side` pixels into one JPEG.
+
+    Returns
+    -------
+    (address, columns) : the JPEG as a data address, and the thumbnails per row.
+    """
     columns = int(np.ceil(np.sqrt(len(images))))
     sheet = Image.new("RGB", (columns * side, -(-len(images) // columns) * side))
     for i, image in enumerate(images):
@@ -83,7 +88,7 @@ def write_page(
         places, title = np.zeros((len(vectors), 2)), f"{title} ({error})"
     distances, neighbors = nearest_neighbors(vectors, k=min(k, len(vectors) - 1))
     low, high = places.min(0), places.max(0)
-    address, columns = _make_sprite_sheet(images, side)
+    address, columns = make_sprite_sheet(images, side)
     data = {
         "points": np.round((places - low) / np.maximum(high - low, 1e-9), 4).tolist(),
         "labels": kinds.tolist(),
