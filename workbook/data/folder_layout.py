@@ -231,7 +231,8 @@ class _Reader:
                 f"{list_first(f.name for f in folders)} as classes; or "
                 f"{list_first(f.name for f in parts)} as a part of it, with the classes "
                 f"{list_first(sorted(names))}. Say which: {IF_CLASSES} or SIAMESE_LAYOUT=splits "
-                "(load_images: layout=), or give the folders other names"
+                f"or, if the classes are deeper, {IF_LEAVES} (load_images: layout=), or give the "
+                "folders other names"
             )
         if {fold_case(f.name) for f in others} & {fold_case(name) for name in names}:
             return self.read_splits(folder, parts, splits, split_of_others="train")
