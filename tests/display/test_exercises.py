@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import nbformat
 import numpy as np
 import pytest
+from exercise_cells import read_exercise
 
 from workbook import ROOT
 from workbook.display import exercises
@@ -140,25 +141,15 @@ WRONG = {  # (notebook, number of the exercise): plausible wrong answers
 ODD = [None, b"19", [], {}, np.nan, object(), len]
 
 
-def exercise(notebook, number):
-    """(name of the answer, source of the blank, source of the check, code of the solution)."""
-    [path] = [path for path in NOTEBOOKS if path.name.startswith(notebook)]
-    blank, check, solution = (
-        cells(path, tag)[number - 1].source for tag in ("exercise", "check", "solution")
-    )
-    name = re.search(r"^(?:def )?(\w+)", blank)[1]
-    return name, blank, check, re.search(r"```python\n(.*?)```", solution, re.DOTALL)[1]
-
-
 def answered(capsys, which, answer):
     """What the check says of an answer: source code, or an object under the answer's name."""
-    name, blank, check, _ = exercise(*which)
+    blank, check, _ = read_exercise(*which)
     names = dict(NAMES) | (EVALUATION if which[0] == "05" else {})
     if isinstance(answer, str):
         exec(answer, names)
     else:
         exec(blank, names)
-        names[name] = answer
+        names[re.search(r"^(?:def )?(\w+)", blank)[1]] = answer
     capsys.readouterr()
     exec(check, names)
     return capsys.readouterr().out
@@ -166,7 +157,7 @@ def answered(capsys, which, answer):
 
 @pytest.mark.parametrize("which", WRONG, ids=str)
 def test_a_check_accepts_the_solution_alone(capsys, which):
-    _, blank, _, solution = exercise(*which)
+    blank, _, solution = read_exercise(*which)
     assert answered(capsys, which, blank).startswith("Not answered yet")
     assert answered(capsys, which, solution).startswith("Right.\n")
     for answer in WRONG[which]:

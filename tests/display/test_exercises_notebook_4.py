@@ -3,30 +3,13 @@
 import re
 from types import SimpleNamespace
 
-import nbformat
 import numpy as np
 import pytest
+from exercise_cells import read_exercise
 
-from workbook import ROOT
 from workbook.display import exercises
 from workbook.evaluation.collapse import effective_rank
 from workbook.support.tensorflow_start import tf
-
-CELLS = nbformat.read(ROOT / "notebooks/04_training.ipynb", as_version=4).cells
-
-
-def read_exercise(number):
-    """Return (answer, check, solution) of an exercise; the cell that trains is left out."""
-    heading = f"### Exercise {number}\n"
-    start = next(i for i, cell in enumerate(CELLS) if cell.source.startswith(heading))
-    texts = {"exercise": [], "check": [], "solution": []}
-    for cell in CELLS[start:]:
-        for tag in cell.metadata.get("tags", []):
-            texts[tag].append(cell.source)
-        if texts["solution"]:  # it comes last
-            break
-    check = "\n".join(text for text in texts["check"] if "Trainer" not in text)
-    return texts["exercise"][0], check, re.search(r"```python\n(.*?)```", cell.source, re.S)[1]
 
 
 def answer_exercise(answer, check, capsys):
@@ -42,7 +25,7 @@ def answer_exercise(answer, check, capsys):
 
 @pytest.mark.parametrize("number", [1, 3])
 def test_a_function_is_written(number, capsys):
-    blank, check, solution = read_exercise(number)
+    blank, check, solution = read_exercise("04", number)
     assert answer_exercise(blank, check, capsys).startswith("Not answered yet")
     assert answer_exercise(solution, check, capsys) == "Right.\n"
     for wrong in ("0.25", "np.float32(1)", "'2'", "None", "[1, 2]", "np.nan"):
@@ -51,14 +34,14 @@ def test_a_function_is_written(number, capsys):
 
 
 def test_a_numpy_number_is_as_good_as_an_array_or_a_tensor(capsys):
-    _, check, solution = read_exercise(1)
+    _, check, solution = read_exercise("04", 1)
     for convert in ("float", "np.asarray", "tf.constant"):
         wrapped = re.sub(r"return (.*)", rf"return {convert}(\1)", solution)
         assert answer_exercise(wrapped, check, capsys) == "Right.\n", convert
 
 
 def test_a_miner_is_written(capsys):
-    blank, check, solution = read_exercise(2)
+    blank, check, solution = read_exercise("04", 2)
     complete = blank.replace("    positive = ...\n    negative = ...\n", solution)
     assert complete != blank
     assert answer_exercise(blank, check, capsys).startswith("Not answered yet")

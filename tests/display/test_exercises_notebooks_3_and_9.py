@@ -1,13 +1,10 @@
 """The exercises of notebooks 3 and 9: the solution is accepted, other answers get a hint."""
 
-import re
-
-import nbformat
 import numpy as np
 import pytest
+from exercise_cells import read_exercise
 
 import siamese_utils as su
-from workbook import ROOT
 from workbook.display import exercises
 from workbook.support.tensorflow_start import keras
 from workbook.training.mining import mine_triplets
@@ -63,21 +60,10 @@ WRONG = {  # (notebook, exercise): plausible wrong answers
 }
 
 
-def read_exercise(notebook, number):
-    """Return (name of the answer, source of the check, code of the solution)."""
-    [path] = (ROOT / "notebooks").glob(f"{notebook}_*.ipynb")
-    cells = nbformat.read(path, as_version=4).cells
-    found = [
-        [cell.source for cell in cells if tag in cell.metadata.get("tags", [])][number - 1]
-        for tag in ("exercise", "check", "solution")
-    ]
-    code = re.search(r"```python\n(.*?)```", found[2], re.DOTALL)[1]
-    return found[0].partition(" = ")[0], found[1], code
-
-
 @pytest.mark.parametrize("which", WRONG, ids=str)
 def test_a_check_accepts_the_solution_alone_and_answers_kindly_to_all(which, capsys):
-    name, check, solution = read_exercise(*which)
+    blank, check, solution = read_exercise(*which)
+    name = blank.partition(" = ")[0]
     names = {
         "np": np, "keras": keras, "su": su, "exercises": exercises, "count": count, "margin": 0.5,
         "mine_triplets": mine_triplets,

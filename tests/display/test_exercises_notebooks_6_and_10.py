@@ -1,34 +1,20 @@
 """The exercises of notebooks 6 and 10: the solution is accepted, other answers get a hint."""
 
-import re
 from types import SimpleNamespace
 
-import nbformat
 import numpy as np
 import pytest
+from exercise_cells import read_exercise
 
-from workbook import ROOT
 from workbook.display import exercises
 
 EXERCISES = [
-    ("06_strangers_and_galleries", 1),
-    ("06_strangers_and_galleries", 2),
-    ("06_strangers_and_galleries", 3),
-    ("10_choosing_settings", 1),
-    ("10_choosing_settings", 2),
+    ("06", 1),
+    ("06", 2),
+    ("06", 3),
+    ("10", 1),
+    ("10", 2),
 ]
-
-
-def read_exercise(notebook, number):
-    """Return (answer, check, solution) of an exercise as code."""
-    cells = nbformat.read(ROOT / f"notebooks/{notebook}.ipynb", as_version=4).cells
-    heading = f"### Exercise {number}\n"
-    start = next(i for i, cell in enumerate(cells) if cell.source.startswith(heading))
-    answer, check, solution = cells[start + 1 : start + 4]
-    assert [cell.metadata.tags for cell in (answer, check, solution)] == [
-        ["exercise"], ["check"], ["solution"],
-    ]  # fmt: skip
-    return answer.source, check.source, re.search(r"```python\n(.*?)```", solution.source, re.S)[1]
 
 
 def check_answer(answer, check, capsys):
@@ -55,15 +41,15 @@ def test_the_solution_is_accepted_and_other_answers_get_a_hint(notebook, number,
 @pytest.mark.parametrize(
     ("notebook", "number", "part", "wrong"),
     [
-        ("06_strangers_and_galleries", 1, "<= thresholds", "< thresholds"),
-        ("06_strangers_and_galleries", 1, "return accepts, rejects", "return rejects, accepts"),
-        ("06_strangers_and_galleries", 2, "- 1 - refused", "- refused"),
-        ("06_strangers_and_galleries", 3, "<= threshold", "<= 100"),
-        ("06_strangers_and_galleries", 3, "** 2", "** 4"),
-        ("10_choosing_settings", 1, "len(group) - 1", "len(group)"),
-        ("10_choosing_settings", 1, "group.mean()", "np.mean(np.concatenate(groups))"),
-        ("10_choosing_settings", 2, "error * ", ""),
-        ("10_choosing_settings", 2, "max(axis=1)", "mean(axis=1)"),
+        ("06", 1, "<= thresholds", "< thresholds"),
+        ("06", 1, "return accepts, rejects", "return rejects, accepts"),
+        ("06", 2, "- 1 - refused", "- refused"),
+        ("06", 3, "<= threshold", "<= 100"),
+        ("06", 3, "** 2", "** 4"),
+        ("10", 1, "len(group) - 1", "len(group)"),
+        ("10", 1, "group.mean()", "np.mean(np.concatenate(groups))"),
+        ("10", 2, "error * ", ""),
+        ("10", 2, "max(axis=1)", "mean(axis=1)"),
     ],
 )
 def test_a_near_miss_gets_a_hint(notebook, number, part, wrong, capsys):
