@@ -1,5 +1,6 @@
 """Sphinx's configuration for the website, which `python -m workbook site` builds."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -33,6 +34,7 @@ autoapi_own_page_level = "module"
 autoapi_member_order = "bysource"
 default_role = "code"  # what docstrings write in single backticks
 add_module_names = False
+python_use_unqualified_type_names = True
 suppress_warnings = [
     "autoapi.python_import_resolution",  # of constants and lazily loaded modules
     "ref.python",  # several classes have an attribute of one name
@@ -61,10 +63,10 @@ def adapt_docstring(app, what, name, obj, options, lines):
 
 
 def shorten_names(app, page, text):
-    """Write keras.Model as the modules do, not with the module that they import keras from."""
+    """Write a type as the modules do: keras.Model, Path, Iterator, without where it comes from."""
     if page.startswith("api/"):
-        text[0] = text[0].replace("workbook.support.tensorflow_start.keras.", "keras.")
-        text[0] = text[0].replace("workbook.support.tensorflow_start.tf.", "tf.")
+        text[0] = re.sub(r"workbook\.support\.tensorflow_start\.(?=(keras|tf)\.)", "", text[0])
+        text[0] = re.sub(r"\b(collections\.abc|pathlib)\.(?=[A-Z])", "", text[0])
 
 
 def setup(app):
