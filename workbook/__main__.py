@@ -5,6 +5,7 @@ what they need, because TensorFlow takes seconds to load and not every command n
 """
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -105,6 +106,27 @@ def build_parser() -> argparse.ArgumentParser:
         "--csv", metavar="FILE",
         help="write a table; for a folder the default is <folder>-identified.csv",
     )  # fmt: skip
+    limit = identify.add_mutually_exclusive_group()
+    limit.add_argument("--threshold", type=float, metavar="D", help="unknown beyond this distance")
+    limit.add_argument(
+        "--accept-all", action="store_const", const=math.inf, dest="threshold",
+        help="no image is unknown",
+    )  # fmt: skip
+    for error, cases in (("accepts", "unknown images named"), ("rejects", "known ones refused")):
+        limit.add_argument(
+            f"--max-false-{error}", type=float, metavar="SHARE",
+            help=f"the threshold for at most this share of {cases}, such as 0.05",
+        )  # fmt: skip
+
+    export = add_command(
+        "export", "write a gallery for programs without this workbook", export_gallery
+    )
+    export.add_argument("gallery", help=GALLERY)
+    export.add_argument("target", nargs="?", help="a new folder (default: <gallery>-<format>)")
+    export.add_argument(
+        "--format", choices=("savedmodel", "onnx", "litert"), default="savedmodel",
+        help="of the model (default: savedmodel)",
+    )  # fmt: skip
 
     lab = add_command(
         "lab", "open JupyterLab on working copies of the notebooks, in lab/", open_lab
@@ -187,7 +209,14 @@ def merge_galleries(options: argparse.Namespace) -> None:
 def identify_images(options: argparse.Namespace) -> None:
     from workbook.commands.gallery import identify
 
-    identify(options.gallery, options.images, options.k, options.csv)
+    limits = (options.threshold, options.max_false_accepts, options.max_false_rejects)
+    identify(options.gallery, options.images, options.k, options.csv, *limits)
+
+
+def export_gallery(options: argparse.Namespace) -> None:
+    from workbook.commands.export import export
+
+    export(options.gallery, options.target, options.format)
 
 
 def open_lab(options: argparse.Namespace) -> None:

@@ -176,8 +176,8 @@ def test_load_refuses_what_does_not_belong_together(gallery, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no gallery\.json, so it is no gallery"):
         Gallery.load(tmp_path)
     gallery.save(tmp_path)
-    edit(tmp_path, format=5)
-    with pytest.raises(ValueError, match=r"newer version \(format 5"):
+    edit(tmp_path, format=6)
+    with pytest.raises(ValueError, match=r"newer version \(format 6"):
         Gallery.load(tmp_path)
     gallery.save(tmp_path)
     edit(tmp_path, embedding_size=9)

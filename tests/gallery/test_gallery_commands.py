@@ -47,7 +47,8 @@ def test_command_line_in_a_fresh_process(model, folder, tmp_path):
         match = gallery.identify(path, k=2)
         expected.append(f"{path}: {path.parent.name} (distance {match.distance:.3f}, {limit})")
         expected += [f"  {d:.3f} {label} {entry}" for label, d, entry in match.nearest]
-    assert asked.stdout.splitlines() == [*expected, gallery.describe_threshold()]
+    expected += [gallery.describe_threshold(), gallery.describe_probability()]
+    assert asked.stdout.splitlines() == expected
 
 
 def test_all_images_are_answered_and_the_unreadable_counted(saved, folder, tmp_path, capsys):

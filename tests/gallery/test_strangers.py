@@ -79,6 +79,7 @@ WRONG = {
     "embedding_size": [-1, 8.0, "8", True, None],
     "threshold": ["1", float("nan"), float("inf"), True, [1]],
     "policy": [[], "rule", {}, {"threshold": 1.0}],
+    "trials": [[], {}, {"known_held_out": 1, "strangers_simulated": True, "are_current": True}],
     "model_sha256": ["0" * 63, "G" * 64, 7, None],
     "model_weights_sha256": [None, 0],
     "entries_sha256": [None, {}],
@@ -148,7 +149,9 @@ def npz(write=np.savez, **changes):
         "paths": ["", ""],
         "hashes": ["", ""],
         "enrolled": [False, True],
-    }
+        "known_distances": [0.5], "known_margins": [0.5], "known_right": [True],
+        "known_classes": [0], "stranger_distances": [1.0, 2.0], "stranger_classes": [0, 1],
+    }  # fmt: skip
     write(buffer, **arrays | changes)
     return buffer.getvalue()
 
@@ -180,6 +183,8 @@ ENTRIES = {  # what: (entries, what the error says)
     "the label unknown": lambda: npz(labels=["a", "unknown"]),
     "one hash too many": lambda: npz(hashes=["", "", ""]),
     "numbers for marks": lambda: npz(enrolled=[0, 1]),
+    "a margin too many": lambda: npz(known_margins=[0.5, 0.5]),
+    "a distance that is infinite": lambda: npz(stranger_distances=[1.0, np.inf]),
     "no zip": lambda: b"no zip",
 }
 

@@ -25,6 +25,10 @@ def test_a_comparison_is_that_of_a_plain_loop(model, seed, among_entries):
         assert result.is_known[i] == any(gallery.labels[j] == label for j in others)
         assert result.is_right[i] == (gallery.labels[closest] == label)
         to_others = min(distance[j] for j in others if gallery.labels[j] != label)
+        given = gallery.labels[closest]
+        runner_up = min(distance[j] for j in others if gallery.labels[j] != given)
+        margin = 1 - distance[closest] / runner_up
+        assert result.margins[i] == pytest.approx(margin, rel=1e-3, abs=1e-4)
         found = result.distances_to_other_classes[i]
         assert found == pytest.approx(to_others, rel=1e-4, abs=1e-4)
     assert result.strangers_are_simulated == among_entries
@@ -50,15 +54,21 @@ def test_the_policy_is_kept_and_refuses_no_more_friends_than_it_must(model, seed
     outside = min(x for x in result.stranger_distances if let_in(x) > share)
     assert found == pytest.approx((farthest + outside) / 2) and best > 10
     known = np.array(labels) < 4
+    lows, highs = zip(policy["strangers_let_in_95"], policy["known_refused_95"])
+    assert all(low <= policy[k] for low, k in zip(lows, ("strangers_let_in", "known_refused")))
+    assert all(high >= policy[k] for high, k in zip(highs, ("strangers_let_in", "known_refused")))
     assert policy == gallery.policy == {
         "threshold": found,
         "strangers_let_in_at_most": share,
+        "known_refused_at_most": None,
         "strangers": (~known).sum(),
         "strangers_simulated": False,
         "strangers_let_in": let_in(found),
+        "strangers_let_in_95": [lows[0], highs[0]],
         "known": known.sum(),
         "known_held_out": True,
         "known_refused": (result.distances[known] > found).mean(),
+        "known_refused_95": [lows[1], highs[1]],
     }  # fmt: skip
     assert policy["strangers_let_in"] <= share
 
@@ -154,7 +164,10 @@ def test_the_threshold_says_where_it_comes_from(model):
     assert gallery.describe_threshold() == "threshold 0.500, set by hand"
     gallery.fit_threshold(queries[80:120], np.repeat([0, 9], 20))
     text = gallery.describe_threshold()
-    assert "at most 5% of strangers let in" in text and "0.0% of 20 strangers (images of" in text
+    assert (
+        "at most 5% of strangers let in" in text
+        and "0.0% [0.0%, 16.1%] of 20 strangers (images of" in text
+    )
     assert "of 20 known images (held out)" in text
     gallery.threshold *= 2
     assert gallery.describe_threshold().endswith("set by hand"), "then the policy is not its own"

@@ -2,7 +2,8 @@
 
 `saved_before/` holds an embedding, a `SiameseModel`, a `MinedSiameseModel` and a gallery around it
 from before the package was sorted into folders, the embeddings that it gave, and the checkpoint of
-a training of `small_run` that was interrupted after two of three epochs.
+a training of `small_run` that was interrupted after two of three epochs. `gallery_4` is of format
+4, the last one without a calibration.
 """
 
 import shutil
@@ -53,13 +54,20 @@ def test_a_mined_model_has_the_loss_and_the_miner_that_it_was_saved_with():
     assert float(loss) == pytest.approx(np.mean(losses), rel=1e-4)
 
 
-def test_a_gallery_gives_the_same_answers(tmp_path):
-    gallery = Gallery.load(shutil.copytree(BEFORE / "gallery", tmp_path / "gallery"))
-    assert gallery.threshold == pytest.approx(0.0019020731560885906)
+@pytest.mark.parametrize("name", ["gallery", "gallery_4"])
+def test_a_gallery_gives_the_same_answers(tmp_path, name):
+    gallery = Gallery.load(shutil.copytree(BEFORE / name, tmp_path / "gallery"))
+    assert gallery.threshold == pytest.approx(0.0019020731560885906, rel=1e-5)
     np.testing.assert_allclose(gallery.embeddings, EXPECTED, atol=1e-6)
     for image, label in zip(IMAGES, gallery.labels):
         match = gallery.identify(image.astype(np.uint8))
-        assert match.label == label and match.distance < 1e-6
+        assert match.label == label and match.distance < 1e-6 and match.probability is None
+    assert "at most 5% of strangers let in" in gallery.describe_threshold()
+    assert gallery.describe_probability().startswith("no probability: this gallery holds no")
+    with pytest.raises(ValueError, match="no threshold can be chosen: this gallery holds no"):
+        gallery.choose_threshold(0.1)
+    gallery.save(tmp_path / "again")
+    assert Gallery.load(tmp_path / "again").policy == gallery.policy
 
 
 def test_a_checkpoint_is_refused_in_one_sentence_and_not_removed(tmp_path, capsys, monkeypatch):

@@ -5,10 +5,11 @@ Notebook 6, "Strangers and galleries", explains what a gallery is.
 
 import csv
 import glob
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from siamese_utils import embed
@@ -24,8 +25,9 @@ from workbook.support.folder_lock import hold_folder
 from workbook.support.tensorflow_start import keras
 from workbook.support.text import normalize_label, printable
 
-COLUMNS = ("path", "label", "distance", "nearest", "entry", "error")  # of the table
+COLUMNS = ("path", "label", "distance", "probability", "nearest", "entry", "error")  # of the table
 HEADER = ",".join(f'"{name}"' for name in COLUMNS)  # by it a table of this program is recognised
+HEADERS = {HEADER, HEADER.replace('"probability",', "")}  # as earlier versions wrote it, too
 WAIT = 600.0  # seconds to wait for another process that changes the same gallery
 MOST_COMPARED = 20_000  # entries; comparing each with each of more takes minutes
 
@@ -77,6 +79,7 @@ def build(model: str, images: str, folder: str) -> None:
     if not is_file:
         print(f"features of {model} as they are: nothing was trained on these images")
     print(gallery.describe_threshold())
+    print(gallery.describe_probability())
     kinds = (("not read", data.problems), ("left out", left_out), ("warning", data.warnings))
     for kind, rows in kinds:
         for row in rows:
@@ -100,14 +103,13 @@ def enroll(folder: str, label: str, images: Sequence[str], catalogue: bool = Fal
     label = normalize_label(label)
     _check_is_no_image(label)
     paths = list(dict.fromkeys(path.resolve() for path in find_images(images)))
-    with hold_folder(folder, "adding entries", WAIT):
-        gallery = Gallery.load(folder)
+
+    def add(gallery: Gallery) -> str:
         sizes = CATALOGUE_SIZES if catalogue else (1,)
         embeddings, hashes = gallery.embed_images(paths, sizes)
         short = shorten_paths(paths, gallery.paths)
         _check_no_entry(gallery, paths, label, embeddings[: len(paths)], hashes)
         similar = {str(one) for one in gallery.labels if one.casefold() == label.casefold()}
-        before = _share_let_in(gallery)
         gallery.add_embeddings(
             embeddings,
             [label] * len(embeddings),
@@ -115,15 +117,16 @@ def enroll(folder: str, label: str, images: Sequence[str], catalogue: bool = Fal
             hashes * len(sizes),
             enrolled=True,
         )
-        gallery.save(folder)
-    count = int((gallery.labels == label).sum())
-    added = "1 image" if len(paths) == 1 else f"{len(paths)} images"
-    print(
-        f"{added} added; {printable(label)} has {count} entries, the gallery {len(gallery.labels)}"
-    )
-    for other in similar - {label}:
-        print(f"note: {printable(other)} is another class, because capital letters count")
-    _report_let_in(before, gallery)
+        count = int((gallery.labels == label).sum())
+        added = "1 image" if len(paths) == 1 else f"{len(paths)} images"
+        shown = f"{printable(label)} has {count} entries, the gallery {len(gallery.labels)}"
+        notes = [
+            f"\nnote: {printable(other)} is another class, because capital letters count"
+            for other in similar - {label}
+        ]
+        return f"{added} added; {shown}{''.join(notes)}"
+
+    _change(folder, "adding entries", add)
 
 
 def remove(folder: str, label: str | None = None, image: str | None = None) -> None:
@@ -144,19 +147,17 @@ def remove(folder: str, label: str | None = None, image: str | None = None) -> N
     """
     if (label is None) == (image is None):
         raise ValueError("say what to remove: either --label or --image")
-    storage.require_gallery(Path(folder))
-    with hold_folder(folder, "removing entries", WAIT):
-        gallery = Gallery.load(folder)
-        before = _share_let_in(gallery)
+
+    def take_out(gallery: Gallery) -> str:
         if label is not None:
             count = gallery.remove(label=label)
         elif image in gallery.paths:
             count = gallery.remove(path=image)
         else:
             count = gallery.remove(image=image)
-        gallery.save(folder)
-    print(f"{count} entries removed; the gallery has {len(gallery.labels)}")
-    _report_let_in(before, gallery)
+        return f"{count} entries removed; the gallery has {len(gallery.labels)}"
+
+    _change(folder, "removing entries", take_out)
 
 
 def merge(folder: str, other: str) -> None:
@@ -169,19 +170,49 @@ def merge(folder: str, other: str) -> None:
     """
     storage.require_gallery(Path(folder))
     more = Gallery.load(other)
-    with hold_folder(folder, "merging galleries", WAIT):
+
+    def add(gallery: Gallery) -> str:
+        count = gallery.merge(more)
+        return (
+            f"{count} entries added, {len(more.labels) - count} were in there already; the gallery "
+            f"has {len(gallery.labels)}"
+        )
+
+    _change(folder, "merging galleries", add)
+
+
+def _change(folder: str, purpose: str, change: Callable[[Gallery], str]) -> None:
+    """Load, change and save a gallery under its lock; print what was done and what still holds.
+
+    The threshold stays. What it lets in and what a probability rests on is measured again, as far
+    as the entries can tell.
+    """
+    storage.require_gallery(Path(folder))
+    with hold_folder(folder, purpose, WAIT):
         gallery = Gallery.load(folder)
         before = _share_let_in(gallery)
-        count = gallery.merge(more)
+        done = change(gallery)
+        if (now := _share_let_in(gallery)) is not None:
+            gallery.measure_entries_again()
         gallery.save(folder)
-    print(
-        f"{count} entries added, {len(more.labels) - count} were in there already; the gallery "
-        f"has {len(gallery.labels)}"
-    )
-    _report_let_in(before, gallery)
+    print(done)
+    if before is not None and now is not None:
+        print(
+            f"the threshold stays {gallery.threshold:.3f}; strangers let in, each class left out "
+            f"in turn: before {before:.1%}, now {now:.1%}"
+        )
+    print(gallery.describe_probability())
 
 
-def identify(folder: str, images: Sequence[str], k: int = 5, table: str | None = None) -> None:
+def identify(
+    folder: str,
+    images: Sequence[str],
+    k: int = 5,
+    table: str | None = None,
+    threshold: float | None = None,
+    false_accepts: float | None = None,
+    false_rejects: float | None = None,
+) -> None:
     """Print the label and the k nearest entries of each image; for a folder, write a CSV file.
 
     Parameters
@@ -190,6 +221,10 @@ def identify(folder: str, images: Sequence[str], k: int = 5, table: str | None =
         Files, and folders whose files are all identified.
     table
         Where the CSV file goes. The default for a folder is `<folder>-identified.csv` beside it.
+    threshold, false_accepts, false_rejects
+        At most one of them replaces the gallery's threshold for this call: a squared distance
+        (infinity accepts all), or the largest share of strangers to accept or of known images to
+        refuse, by the distances that the gallery holds.
 
     Raises
     ------
@@ -206,7 +241,13 @@ def identify(folder: str, images: Sequence[str], k: int = 5, table: str | None =
         table = str(folders[0].with_name(f"{folders[0].name}-identified.csv"))
     if table:
         check_table(Path(table))
+    if threshold is not None and not threshold >= 0:
+        raise ValueError(f"--threshold {threshold}: give a distance of 0 or more")
     gallery, rows = Gallery.load(folder), []
+    if threshold is not None:
+        gallery.threshold = threshold if np.isfinite(threshold) else None
+    elif false_accepts is not None or false_rejects is not None:
+        gallery.choose_threshold(false_accepts, false_rejects)
     bar = keras.utils.Progbar(len(paths), unit_name="image") if table else None
     for path in paths:
         rows.append(_identify_one(gallery, path, k, quiet=bool(table)))
@@ -220,6 +261,7 @@ def identify(folder: str, images: Sequence[str], k: int = 5, table: str | None =
         unknown = sum(row.get("label") == "unknown" for row in rows)
         print(f"\n{len(rows)} images, {unknown} of them unknown, in {printable(table)}")
     print(gallery.describe_threshold())
+    print(gallery.describe_probability())
     if failed := [row for row in rows if "error" in row]:
         where = "the column `error` says why" if table else "see above"
         raise ValueError(f"{len(failed)} of {len(rows)} images could not be read: {where}")
@@ -236,11 +278,14 @@ def _identify_one(gallery: Gallery, path: Path, k: int, quiet: bool) -> dict[str
         return row | {"error": printable(error)}
     if not quiet:
         limit = "" if gallery.threshold is None else f", threshold {gallery.threshold:.3f}"
+        limit += "" if match.probability is None else f", probability {match.probability:.1%}"
         print(f"{row['path']}: {printable(match.label)} (distance {match.distance:.3f}{limit})")
         for label, distance, entry in match.nearest:
             print(printable(f"  {distance:.3f} {label} {entry or ''}").rstrip())
     label, distance, entry = match.nearest[0]
     row |= {"label": printable(match.label), "distance": f"{distance:.4f}"}
+    if match.probability is not None:
+        row["probability"] = f"{match.probability:.4f}"
     return row | {"nearest": printable(label), "entry": printable(entry or "")}
 
 
@@ -260,8 +305,8 @@ def check_table(path: Path) -> None:
         )
     if path.exists():
         with open(path, "rb") as file:
-            first = file.read(len(HEADER) + 2).splitlines()
-        if first != [HEADER.encode()]:
+            first = file.readline(len(HEADER) + 2).rstrip(b"\r\n")
+        if first not in {header.encode() for header in HEADERS}:
             raise FileExistsError(
                 f"{shown} is not a table that identify wrote, so it is not overwritten: choose "
                 "another name with --csv"
@@ -352,9 +397,3 @@ def _share_let_in(gallery: Gallery) -> float | None:
     if gallery.threshold is None or not 0 < len(gallery.labels) <= MOST_COMPARED:
         return None
     return 1 - gallery.leave_one_out()["unknown_rejection"]
-
-
-def _report_let_in(before: float | None, gallery: Gallery) -> None:
-    now = _share_let_in(gallery)
-    if before is not None and now is not None:
-        print(f"strangers let in, each class left out in turn: before {before:.1%}, now {now:.1%}")

@@ -13,7 +13,7 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,15 @@ from siamese_utils import embed
 from workbook.data.images import ImageDataset, decode_image, on_white
 from workbook.data.report import report_entry
 from workbook.gallery import storage
+from workbook.gallery.calibration import name_method, relative_margins
 from workbook.gallery.search import nearest_entries, squared_norms
-from workbook.gallery.threshold import Comparison, describe_threshold, fit_policy
+from workbook.gallery.threshold import (
+    Comparison,
+    Trials,
+    choose_policy,
+    collect_trials,
+    describe_threshold,
+)
 from workbook.models.saved_models import load_model
 from workbook.support.folder_lock import hold_folder
 from workbook.support.tensorflow_start import keras
@@ -35,6 +42,10 @@ CATALOGUE_SIZES = (1, 0.9, 0.8, 0.7)  # chosen on the validation images of `groc
 # Two embeddings of one image differ by rounding. Features kept as float16 are off by 2**-11 of
 # their value at most; here an embedding may be off by twice that, of which this is the square.
 COPY_TOLERANCE = 2.0**-20
+NO_TRIALS = (
+    "this gallery holds no measured distances of known images and strangers, because an earlier "
+    "version saved it or no threshold was chosen: build it again"
+)
 
 Image = str | Path | np.ndarray  # a path, or an array (s, s, 3) of RGB values 0..255
 
@@ -51,11 +62,15 @@ class Match:
         The squared Euclidean distance to the nearest entry.
     nearest
         The k nearest entries as (label, distance, path or None).
+    probability
+        Of the nearest entry's label to be right, if the gallery has the image's class; None where
+        too few images were measured.
     """
 
     label: str
     distance: float
     nearest: list[tuple[str, float, str | None]]
+    probability: float | None = None
 
 
 class Gallery:
@@ -82,6 +97,8 @@ class Gallery:
         An image whose nearest entry is farther is "unknown". None, as at first, means never.
     policy
         How `fit_threshold` chose the threshold and what it measured: a dict, or None.
+    trials
+        The distances that were measured then; another policy and probabilities rest on them.
 
     Raises
     ------
@@ -96,6 +113,7 @@ class Gallery:
         self.model, self.size = embedding_model, height
         self.threshold: float | None = None
         self.policy: dict[str, Any] | None = None
+        self.trials: Trials | None = None
         empty = np.empty((0, embedding_model.output_shape[-1]), np.float32)
         self._set_entries(embeddings=empty, labels=[], paths=[], hashes=[], enrolled=[])
 
@@ -111,6 +129,8 @@ class Gallery:
         )
         self.enrolled = np.asarray(enrolled, bool)
         self._norms = squared_norms(embeddings)
+        if self.trials:
+            self.trials = replace(self.trials, are_current=False)
 
     def _entries(self) -> dict[str, np.ndarray]:
         return {name: getattr(self, name) for name in storage.ARRAYS}
@@ -417,7 +437,37 @@ class Gallery:
         ]
         label, distance, _ = nearest[0]
         unknown = self.threshold is not None and distance > self.threshold
-        return Match("unknown" if unknown else label, distance, nearest)
+        probability = None
+        if self.why_no_probability() is None:
+            others, _ = self._search(query, 1, np.array([label]), self.labels)
+            margins = relative_margins(distances[:, 0], others[:, 0])
+            probability = float(self.estimate_probabilities(margins)[0])
+        return Match("unknown" if unknown else label, distance, nearest, probability)
+
+    def estimate_probabilities(self, margins: np.ndarray) -> np.ndarray:
+        """Return the probabilities (n,) that the nearest entries' labels are right.
+
+        Parameters
+        ----------
+        margins
+            `Comparison.margins` of images whose class the gallery has, (n,).
+
+        Raises
+        ------
+        ValueError
+            Without `trials`, or if these have too few known images.
+        """
+        if self.trials is None:
+            raise ValueError(f"no probability: {NO_TRIALS}")
+        return self.trials.calibrator(margins)
+
+    def why_no_probability(self) -> str | None:
+        """Return why `identify` gives no probability, or None if it gives one."""
+        try:
+            self.estimate_probabilities(np.ones(1))
+        except ValueError as reason:
+            return str(reason)
+        return None
 
     def find_copies(
         self, embeddings: np.ndarray, hashes: Sequence[str] | np.ndarray | None = None
@@ -510,10 +560,20 @@ class Gallery:
         _, numbers = np.unique([*self.labels, *labels], return_inverse=True)
         entry_classes, classes = np.split(numbers, [len(self.labels)])
         to_others, _ = self._search(embeddings, 1, classes, entry_classes)
+        # the nearest of another label than the one given; of the image itself, too, if left out
+        images = groups.get("entry_groups")
+        most = 1 if images is None else 1 + int(np.bincount(images).max())
+        to_runner_up, entries = self._search(
+            embeddings, most, entry_classes[nearest], entry_classes
+        )
+        if images is not None:
+            to_runner_up[images[entries] == images[:, None]] = np.inf
         return Comparison(
             distances=distances,
             is_known=is_known,
             is_right=is_known & (entry_classes[nearest] == classes),
+            margins=relative_margins(distances, to_runner_up.min(axis=1)),
+            classes=classes,
             distances_to_other_classes=to_others[:, 0],
             strangers_are_simulated=bool(groups) or bool(is_known.all()),
         )
@@ -538,7 +598,7 @@ class Gallery:
         strangers_let_in: float | None = 0.05,
         hashes: Sequence[str] | np.ndarray | None = None,
     ) -> dict[str, Any]:
-        """Choose `threshold` by a rule, and note in `policy` what was measured.
+        """Measure `trials`, choose `threshold` by a rule, and note in `policy` what it does.
 
         At most the given share of the strangers is accepted (false accepts). On that condition as
         few known images as possible are refused (false rejects): the threshold lies half way
@@ -582,8 +642,9 @@ class Gallery:
                 "(gallery.find_copies tells which are not), or by leave-one-out: fit_threshold()"
             )
         held_out = self.compare(embeddings, [] if labels is None else labels)
-        policy = fit_policy(held_out, self.compare_entries, strangers_let_in)
-        self.policy, self.threshold = policy, policy["threshold"]
+        trials = collect_trials(held_out, self.compare_entries)
+        policy = choose_policy(trials, strangers_let_in)
+        self.trials, self.policy, self.threshold = trials, policy, policy["threshold"]
         if policy["known"] and policy["known_refused"] > 0.5:
             refused = round(policy["known_refused"] * policy["known"])
             print(
@@ -592,6 +653,30 @@ class Gallery:
                 "kinds better; a larger strangers_let_in accepts more of both"
             )
         return policy
+
+    def choose_threshold(
+        self, strangers_let_in: float | None = 0.05, known_refused: float | None = None
+    ) -> dict[str, Any]:
+        """Choose `threshold` and `policy` again, from `trials`; see `choose_policy`.
+
+        Raises ValueError without `trials`, and for a share that is none.
+        """
+        if self.trials is None:
+            raise ValueError(f"no threshold can be chosen: {NO_TRIALS}")
+        self.policy = choose_policy(self.trials, strangers_let_in, known_refused)
+        self.threshold = self.policy["threshold"]
+        return self.policy
+
+    def measure_entries_again(self) -> None:
+        """Measure `trials` again if they rest on entries alone and these were changed since.
+
+        The threshold stays as it is. Trials of held-out images cannot be measured again.
+        """
+        old, has_others = self.trials, len(np.unique(self.labels)) > 1
+        rests_on_entries = old and old.strangers_simulated and not old.known_held_out
+        if old and rests_on_entries and has_others and not old.are_current:
+            nothing = self.compare(self.embeddings[:0], [])
+            self.trials = collect_trials(nothing, self.compare_entries)
 
     def _check_not_collapsed(self) -> None:
         spread = squared_norms(np.ptp(self.embeddings, axis=0)[None])[0]
@@ -604,6 +689,19 @@ class Gallery:
     def describe_threshold(self) -> str:
         """Describe the threshold, its rule and what was measured, in a sentence."""
         return describe_threshold(self.threshold, self.policy)
+
+    def describe_probability(self) -> str:
+        """Describe what a probability means and rests on, or why there is none, in a sentence."""
+        if reason := self.why_no_probability():
+            return reason
+        assert self.trials is not None
+        count = len(self.trials.known_right)
+        how = "held out" if self.trials.known_held_out else "entries, leave-one-out"
+        text = (
+            "probability: that the nearest entry's label is right, if the gallery has the image's "
+            f"class; {name_method(count)} on {count} known images ({how})"
+        )
+        return text if self.trials.are_current else f"{text}, before entries were added or removed"
 
     # --------------------------------------------------------------------------------- 4 files
 
@@ -618,7 +716,11 @@ class Gallery:
             "policy": self.policy,
             "model_weights_sha256": self.model_weights_sha256,
         }
-        storage.write_gallery(Path(folder), self.model, self._entries(), about)
+        arrays, flags = self._entries(), None
+        if self.trials:
+            flags = asdict(self.trials)
+            arrays |= {name: flags.pop(name) for name in storage.TRIALS}
+        storage.write_gallery(Path(folder), self.model, arrays, about | {"trials": flags})
 
     def save_over(self, folder: str | os.PathLike) -> None:
         """Save a gallery that was built anew, and keep what was added by hand to the one before.
@@ -659,7 +761,7 @@ class Gallery:
             return nothing
         try:
             about = storage.read_about(folder)
-            entries = storage.read_entries(folder, about)
+            entries, _ = storage.read_entries(folder, about)
         except storage.NotWholeError as error:
             print(f"{printable(folder)} holds no whole gallery ({printable(error)}): replaced")
             return nothing
@@ -698,7 +800,7 @@ class Gallery:
         shown = printable(folder)
         try:
             about = storage.read_about(folder)
-            entries = storage.read_entries(folder, about)
+            entries, trials = storage.read_entries(folder, about)
             storage.check_hash(folder / about["model"], about.get("model_sha256"))
             gallery = cls(load_model(folder / about["model"]))
             if (dim := gallery.embeddings.shape[1]) != about["embedding_size"]:
@@ -723,6 +825,8 @@ class Gallery:
             )
         else:
             gallery.threshold, gallery.policy = about["threshold"], about["policy"]
+        if trials:
+            gallery.trials = Trials(**trials, **about["trials"])
         return gallery
 
 

@@ -23,15 +23,23 @@ from workbook.support.folder_lock import hold_folder
 from workbook.support.tensorflow_start import keras
 from workbook.support.text import printable
 
-# Of what is written now. Format 1 had no policy, 2 no hash of the model's file, and 3 neither the
-# images' hashes nor a mark at the entries that were added by hand.
-FORMAT = 4
+# Of what is written now. Format 1 had no policy, 2 no hash of the model's file, 3 neither the
+# images' hashes nor a mark at the entries that were added by hand, and 4 no trials.
+FORMAT = 5
 ARRAYS = {  # name: since which format, how many dimensions, NumPy's kind
     "embeddings": (1, 2, "f"),
     "labels": (1, 1, "U"),
     "paths": (1, 1, "U"),
     "hashes": (4, 1, "U"),
     "enrolled": (4, 1, "b"),
+}
+TRIALS = {  # arrays of `Trials` in threshold.py, where the gallery has them: dimensions, kind
+    "known_distances": (1, "f"),
+    "known_margins": (1, "f"),
+    "known_right": (1, "b"),
+    "known_classes": (1, "i"),
+    "stranger_distances": (1, "f"),
+    "stranger_classes": (1, "i"),
 }
 
 # ------------------------------------------------------------------------------- 1 gallery.json
@@ -57,21 +65,31 @@ def _text(pattern: str) -> Callable:
     return lambda value: type(value) is str and re.fullmatch(pattern, value) is not None
 
 
+def _interval(value: Any) -> bool:
+    return type(value) is list and len(value) == 2 and all(map(_number, value))
+
+
 _HASH = _text("[0-9a-f]{64}")
-POLICY = {  # what `fit_policy` in threshold.py notes
+POLICY = {  # what `choose_policy` in threshold.py notes; up to format 4 without what may be null
     "threshold": _number,
     "strangers_let_in_at_most": _or_none(_number),
+    "known_refused_at_most": _or_none(_number),
     "strangers": _count,
     "strangers_simulated": _truth,
     "strangers_let_in": _number,
+    "strangers_let_in_95": _or_none(_interval),
     "known": _count,
     "known_held_out": _truth,
     "known_refused": _or_none(_number),
+    "known_refused_95": _or_none(_interval),
 }
+FLAGS = dict.fromkeys(("known_held_out", "strangers_simulated", "are_current"), _truth)
 
 
-def _policy(value: Any) -> bool:
-    return type(value) is dict and all(check(value.get(key)) for key, check in POLICY.items())
+def _has(checks: dict[str, Callable]) -> Callable:
+    return lambda value: (
+        type(value) is dict and all(check(value.get(key)) for key, check in checks.items())
+    )
 
 
 CONTENT = {  # key of gallery.json: since which format, and what it may be
@@ -81,8 +99,9 @@ CONTENT = {  # key of gallery.json: since which format, and what it may be
     "model_weights_sha256": (1, _HASH),
     "entries": (1, _text(r"entries-[0-9a-f]{16}\.npz")),
     "entries_sha256": (1, _HASH),
-    "policy": (2, _or_none(_policy)),
+    "policy": (2, _or_none(_has(POLICY))),
     "model_sha256": (3, _HASH),
+    "trials": (5, _or_none(_has(FLAGS))),  # its arrays are beside the entries
 }
 
 
@@ -167,8 +186,10 @@ def check_hash(path: Path, expected: str | None) -> None:
         raise ValueError(f"{path.name} was changed: restore it")
 
 
-def read_entries(folder: Path, about: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Return the arrays of `ARRAYS` from the file that `about`, of gallery.json, names.
+def read_entries(
+    folder: Path, about: dict[str, Any]
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return the arrays of `ARRAYS`, and those of `TRIALS` or none, that `about` names.
 
     Raises
     ------
@@ -181,6 +202,8 @@ def read_entries(folder: Path, about: dict[str, Any]) -> dict[str, np.ndarray]:
     path = folder / about["entries"]
     check_hash(path, about["entries_sha256"])
     expected = {n: kind for n, (since, *kind) in ARRAYS.items() if about["format"] >= since}
+    if about["format"] >= 5 and about["trials"]:
+        expected |= {name: list(kind) for name, kind in TRIALS.items()}
     try:
         with open(path, "rb") as content:
             _check_members(content, expected)
@@ -191,9 +214,13 @@ def read_entries(folder: Path, about: dict[str, Any]) -> dict[str, np.ndarray]:
     embeddings, count = arrays["embeddings"], len(arrays["labels"])
     if embeddings.shape != (count, about["embedding_size"]):
         raise NotWholeError(f"{path.name}: embeddings {embeddings.shape} for {count} labels")
-    if any(len(array) != count for array in arrays.values()):
-        lengths = ", ".join(f"{len(array)} {name}" for name, array in arrays.items())
-        raise NotWholeError(f"{path.name}: {lengths}")
+    lengths: dict[str, int] = {}
+    for name, array in arrays.items():
+        group = name.partition("_")[0] if name in TRIALS else "entries"
+        if len(array) != lengths.setdefault(group, len(array)):
+            raise NotWholeError(f"{path.name}: {len(array)} {name} beside {lengths[group]} others")
+        if name in TRIALS and not np.isfinite(array).all():
+            raise NotWholeError(f"{path.name}: {name} that are not finite")
     rows = range(0, count, 2**14)  # in parts, because a million entries fill a gigabyte
     if embeddings.dtype != np.float32 or not all(
         np.isfinite(embeddings[start : start + 2**14]).all() for start in rows
@@ -201,7 +228,8 @@ def read_entries(folder: Path, about: dict[str, Any]) -> dict[str, np.ndarray]:
         raise NotWholeError(f"{path.name}: embeddings that are not finite float32")
     if "unknown" in arrays["labels"]:
         raise NotWholeError(f'{path.name}: the label "unknown", which no class can have')
-    return {"hashes": np.full(count, "", "U1"), "enrolled": np.zeros(count, bool)} | arrays
+    trials = {name: arrays.pop(name) for name in TRIALS if name in arrays}
+    return {"hashes": np.full(count, "", "U1"), "enrolled": np.zeros(count, bool)} | arrays, trials
 
 
 def _check_members(content: BinaryIO, expected: dict[str, list]) -> None:

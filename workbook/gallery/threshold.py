@@ -6,9 +6,14 @@ calling an image of a known class unknown is a false reject. Notebook 6 explains
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+from scipy.stats import binomtest
+
+from workbook.evaluation.retrieval import bootstrap_interval
+from workbook.gallery.calibration import Calibrator, fit_calibrator
 
 ONE_CLASS_ONLY = (
     "the gallery has one class and no image is of another, so nothing can stand in for a stranger "
@@ -28,6 +33,10 @@ class Comparison:
         Whether the gallery has an entry of the image's class, (n,) bool.
     is_right
         Whether the nearest entry is of the image's class, (n,) bool.
+    margins
+        `relative_margins` of the two nearest labels, (n,) float64.
+    classes
+        The number of each image's class, (n,) int.
     distances_to_other_classes
         Squared distance to the nearest entry of *another* class, (n,) float64: what remains if
         the image's own class is taken out of the gallery. Infinity if there is no other class.
@@ -39,15 +48,22 @@ class Comparison:
     distances: np.ndarray
     is_known: np.ndarray
     is_right: np.ndarray
+    margins: np.ndarray
+    classes: np.ndarray
     distances_to_other_classes: np.ndarray
     strangers_are_simulated: bool
 
     @property
     def stranger_distances(self) -> np.ndarray:
         """The distances (m,) of the images that should be called unknown."""
+        return self.find_strangers()[0]
+
+    def find_strangers(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return distances (m,) and classes (m,) of the images that should be called unknown."""
         simulated = self.strangers_are_simulated
-        found = self.distances_to_other_classes if simulated else self.distances[~self.is_known]
-        return found[np.isfinite(found)]
+        distances = self.distances_to_other_classes if simulated else self.distances
+        rows = np.isfinite(distances) & (simulated | ~self.is_known)
+        return distances[rows], self.classes[rows]
 
     def measure_shares(self, threshold: float | None) -> dict[str, float]:
         """Measure how known images and strangers fare with this threshold.
@@ -69,12 +85,42 @@ class Comparison:
         }
 
 
-def fit_policy(
-    held_out: Comparison,
-    compare_entries: Callable[[], Comparison],
-    strangers_let_in: float | None,
-) -> dict[str, Any]:
-    """Choose a threshold and note how it was chosen.
+@dataclass(frozen=True)
+class Trials:
+    """How n known images and m strangers compared with the entries, which a gallery keeps.
+
+    Attributes
+    ----------
+    known_distances, known_margins, known_right, known_classes
+        `distances`, `margins`, `is_right` and `classes` of the known images, (n,).
+    stranger_distances, stranger_classes
+        The same of the strangers, (m,).
+    known_held_out
+        Whether the known images are no entries; else they were compared leave-one-out.
+    strangers_simulated
+        Whether the strangers are images of known classes, compared without their class.
+    are_current
+        False once entries were added or removed.
+    """
+
+    known_distances: np.ndarray
+    known_margins: np.ndarray
+    known_right: np.ndarray
+    known_classes: np.ndarray
+    stranger_distances: np.ndarray
+    stranger_classes: np.ndarray
+    known_held_out: bool
+    strangers_simulated: bool
+    are_current: bool = True
+
+    @cached_property
+    def calibrator(self) -> Calibrator:
+        """What `fit_calibrator` learns from the known images; ValueError if they are too few."""
+        return fit_calibrator(self.known_margins, self.known_right)
+
+
+def collect_trials(held_out: Comparison, compare_entries: Callable[[], Comparison]) -> Trials:
+    """Collect known images and strangers; where held-out ones are missing, entries stand in.
 
     Parameters
     ----------
@@ -83,49 +129,98 @@ def fit_policy(
     compare_entries
         Compares the entries with each other. It is called only if `held_out` lacks known images
         or strangers.
-    strangers_let_in
-        The largest share of strangers to accept, from 0 to below 1; None for the best balance.
-
-    Returns
-    -------
-    dict
-        The threshold, and the shares that were measured when it was chosen.
 
     Raises
     ------
     ValueError
-        For another share, and where nothing can stand in for a stranger.
+        Where nothing can stand in for a stranger.
     """
-    if strangers_let_in is not None and not 0 <= strangers_let_in < 1:
-        raise ValueError(f"strangers_let_in={strangers_let_in}: give a share from 0 to below 1")
     known_held_out = bool(held_out.is_known.any())
-    real_strangers = not held_out.strangers_are_simulated
-    entries = held_out if known_held_out and real_strangers else compare_entries()
+    simulated = held_out.strangers_are_simulated
+    entries = held_out if known_held_out and not simulated else compare_entries()
     known = held_out if known_held_out else entries
-    strangers = held_out.stranger_distances
-    if not real_strangers:
-        strangers = np.concatenate([strangers, entries.stranger_distances])
-    if not len(strangers):
+    parts = [one.find_strangers() for one in ((held_out, entries) if simulated else (held_out,))]
+    distances, classes = (np.concatenate(arrays) for arrays in zip(*parts))
+    if not len(distances):
         raise ValueError(ONE_CLASS_ONLY)
+    rows = known.is_known
+    return Trials(
+        known_distances=known.distances[rows],
+        known_margins=known.margins[rows],
+        known_right=known.is_right[rows],
+        known_classes=known.classes[rows],
+        stranger_distances=distances,
+        stranger_classes=classes,
+        known_held_out=known_held_out,
+        strangers_simulated=simulated,
+    )
 
-    named = known.distances[known.is_right]
-    if strangers_let_in is None:
-        threshold = balance_shares(named, int(known.is_known.sum()), strangers)
+
+def choose_policy(
+    trials: Trials, strangers_let_in: float | None = 0.05, known_refused: float | None = None
+) -> dict[str, Any]:
+    """Choose a threshold and note how it was chosen.
+
+    Parameters
+    ----------
+    strangers_let_in
+        The largest share of strangers to accept, from 0 to below 1; None for the best balance.
+    known_refused
+        The largest share of known images to refuse, in place of a share of strangers.
+
+    Returns
+    -------
+    dict
+        The threshold, and the shares that it has in the trials, with 95 % intervals.
+
+    Raises
+    ------
+    ValueError
+        For another share, and for a share of known images if there are none.
+    """
+    for name, share in (("strangers_let_in", strangers_let_in), ("known_refused", known_refused)):
+        if share is not None and not 0 <= share < 1:
+            raise ValueError(f"{name}={share}: give a share from 0 to below 1")
+    known, strangers = trials.known_distances, trials.stranger_distances
+    named = known[trials.known_right]
+    if known_refused is not None:
+        if not len(known):
+            raise ValueError("there is no known image to refuse: give a share of strangers instead")
+        threshold = float(np.sort(known)[len(known) - 1 - int(known_refused * len(known) + 1e-9)])
+    elif strangers_let_in is None:
+        threshold = balance_shares(named, len(known), strangers)
     else:
         # simulated strangers lie farther away than real ones do, so they do not raise it
-        halfway = real_strangers or not known_held_out
+        halfway = not (trials.strangers_simulated and trials.known_held_out)
         threshold = limit_strangers(named, strangers, strangers_let_in, halfway)
-    refused = known.distances[known.is_known] > threshold
+    accepted, refused = strangers <= threshold, known > threshold
     return {
         "threshold": threshold,
-        "strangers_let_in_at_most": strangers_let_in,
+        "strangers_let_in_at_most": None if known_refused is not None else strangers_let_in,
+        "known_refused_at_most": known_refused,
         "strangers": len(strangers),
-        "strangers_simulated": not real_strangers,
-        "strangers_let_in": _share(strangers <= threshold),
+        "strangers_simulated": trials.strangers_simulated,
+        "strangers_let_in": _share(accepted),
+        "strangers_let_in_95": share_interval(accepted, trials.stranger_classes),
         "known": len(refused),
-        "known_held_out": known_held_out,
+        "known_held_out": trials.known_held_out,
         "known_refused": _share(refused) if len(refused) else None,
+        "known_refused_95": share_interval(refused, trials.known_classes),
     }
+
+
+def share_interval(is_case: np.ndarray, classes: np.ndarray) -> list[float] | None:
+    """Return the 95 % interval [low, high] of a share, or None of no images.
+
+    Whole classes are drawn, because their images are alike. Where that cannot vary (no case, only
+    cases, or one class) the interval is Wilson's, for single images.
+    """
+    if not len(is_case):
+        return None
+    if 0 < is_case.sum() < len(is_case) and len(np.unique(classes)) > 1:
+        return list(bootstrap_interval(is_case, classes))
+    found = binomtest(int(is_case.sum()), len(is_case)).proportion_ci(method="wilson")
+    return [float(found.low), float(found.high)]
 
 
 def limit_strangers(named: np.ndarray, strangers: np.ndarray, share: float, halfway: bool) -> float:
@@ -169,17 +264,28 @@ def describe_threshold(threshold: float | None, policy: dict[str, Any] | None) -
         return "no threshold: no image is called unknown; gallery.fit_threshold() chooses one"
     if policy is None or policy["threshold"] != threshold:
         return f"threshold {threshold:.3f}, set by hand"
-    limit, refused = policy["strangers_let_in_at_most"], policy["known_refused"]
+    limit, refused_limit = policy["strangers_let_in_at_most"], policy.get("known_refused_at_most")
     rule = "the best balance" if limit is None else f"at most {limit:.0%} of strangers let in"
+    if refused_limit is not None:
+        rule = f"at most {refused_limit:.0%} of known images refused"
     kind = "images of other classes"
     if policy["strangers_simulated"]:
         kind = "simulated by leaving out each image's class; real ones come closer"
     text = f"threshold {threshold:.3f} ({rule}): when it was chosen, "
-    text += f"{policy['strangers_let_in']:.1%} of {policy['strangers']} strangers ({kind}) were"
-    if refused is None:
+    text += f"{_show(policy, 'strangers_let_in')} of {policy['strangers']} strangers ({kind}) were"
+    if policy["known_refused"] is None:
         return f"{text} let in; there was no known image to refuse"
-    how = "held out" if policy["known_held_out"] else "entries, leave-one-out"
-    return f"{text} let in, {refused:.1%} of {policy['known']} known images ({how}) refused"
+    how = "entries, leave-one-out; images taken elsewhere are refused more often"
+    if policy["known_held_out"]:
+        how = "held out"
+    text += f" let in, {_show(policy, 'known_refused')} of {policy['known']} known images ({how})"
+    return f"{text} refused"
+
+
+def _show(policy: dict[str, Any], name: str) -> str:
+    interval = policy.get(f"{name}_95")
+    shown = f" [{interval[0]:.1%}, {interval[1]:.1%}]" if interval else ""
+    return f"{policy[name]:.1%}{shown}"
 
 
 def _share(kind: np.ndarray) -> float:
