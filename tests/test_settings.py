@@ -49,7 +49,7 @@ def test_variables_and_keywords(monkeypatch, tmp_path):
     "name, value, valid",
     [
         ("PRESET", "fast", "quick | full"),
-        ("DATASET", "toyz", "toys | grocery | caltech101 | lfw | an existing folder"),
+        ("DATASET", "toyz", "lfw | omniglot | omniglot-full | an existing folder"),
         ("WEIGHTS", "imagenet21k", "imagenet | none"),
         ("WEIGHTS", "missing.h5", "imagenet | none | an existing .h5 file"),
         ("BACKBONE", "VGG17", "ResNet50 | EfficientNetLite0 | ConvNeXtBase | "),

@@ -21,7 +21,8 @@ LARGEST_SEED = 2**32 - 1  # NumPy's limit
 
 VARIABLES = {  # the name of the environment variable, and what it chooses
     "SIAMESE_PRESET": "quick (no download, CPU) or full (ImageNet weights, photographs, GPU)",
-    "SIAMESE_DATASET": "toys (embedded), grocery, caltech101, lfw, a folder of images, or a "
+    "SIAMESE_DATASET": "omniglot, omniglot-full (both for notebook 7 alone), "
+    "toys (embedded), grocery, caltech101, lfw, a folder of images, or a "
     "table of their labels (.csv, .tsv)",
     "SIAMESE_LAYOUT": "auto, or what a folder's sub-folders are: classes, splits (with classes), "
     "or groups in which the leaves are the classes",
@@ -39,7 +40,7 @@ VARIABLES = {  # the name of the environment variable, and what it chooses
     "EfficientNetLite0 from block12_expand on; none of a .keras file)",
     "SIAMESE_VIEWS": "augmented views of each training image in the trunk cache",
     "SIAMESE_SEED": "the seed of everything random (default: 42)",
-    "SIAMESE_SEEDS": "how many times notebooks 4 and 5 train, with seeds from SEED on (default: 1)",
+    "SIAMESE_SEEDS": "how often notebooks 4, 5 and 7 train, with seeds from SEED on (default: 1)",
     "SIAMESE_DATA_SEED": "the seed of what they share: toys, split, frozen trunk (default: SEED)",
     "SIAMESE_DEVICES": "one, all (every GPU here), or workers (the processes of TF_CONFIG)",
     "SIAMESE_PRECISION": "float32, mixed_float16 or mixed_bfloat16 (GPUs; default: float32)",
@@ -69,6 +70,9 @@ DEFAULTS: dict[str, Any] = {
     "data_home": ROOT / "data",
 }
 FULL = {"backbone": "ResNet50", "head": "specified", "size": 200, "epochs": 10, "views": 8}
+# Notebook 7 builds a network of its own: backbone and head are not used.
+CHARACTERS = {"backbone": LITE, "head": "slim", "size": 35, "epochs": 10, "views": 1}
+KINDS = {"toys": "toys", "omniglot": "characters", "omniglot-full": "characters"}
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     # (preset, what the images are)
     ("quick", "toys"): {
@@ -77,8 +81,10 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("quick", "photographs"): {
         "backbone": LITE, "head": "slim", "size": 160, "epochs": 6, "views": 8,
     },
+    ("quick", "characters"): CHARACTERS,
     ("full", "toys"): FULL,
     ("full", "photographs"): FULL,
+    ("full", "characters"): CHARACTERS,
 }  # fmt: skip
 # What changes where BACKBONE names another backbone than the preset: any, or one of these.
 ANOTHER_BACKBONE = {"head": "slim"}
@@ -111,7 +117,7 @@ def read_config(environment: Mapping[str, str] | None = None, /, **overrides: An
     preset = _choice("preset", preset, ("quick", "full"))
     dataset = given.get("dataset", "toys" if preset == "quick" else "grocery")
     dataset = _choice("dataset", dataset, tuple(DATASETS), "/")
-    values = DEFAULTS | PRESETS[preset, "toys" if dataset == "toys" else "photographs"]
+    values = DEFAULTS | PRESETS[preset, KINDS.get(dataset, "photographs")]
 
     if given.get("weights", "").endswith(".h5"):  # without a BACKBONE it is one of ResNet50
         given.setdefault("backbone", "ResNet50")

@@ -26,11 +26,12 @@ from workbook import ROOT
 from workbook.commands.html_page import as_html
 from workbook.commands.notebook_files import list_notebooks
 from workbook.evaluation.results import results_table
-from workbook.settings import PREFIX, environment_of, read_config
+from workbook.settings import KINDS, PREFIX, environment_of, read_config
 from workbook.support.config import Config
 from workbook.support.text import printable, printable_lines
 from workbook.training.delivery import REPORT
 
+ONE_SHOT = 7  # the notebook on one-shot learning, the only one that trains on characters
 LAST_BY_DEFAULT = 6  # notebooks 1 to 6 run unless others are named
 FIRST_SEED_ONLY = "first-seed"  # the tag of cells that trainings with further seeds do not need
 
@@ -56,7 +57,7 @@ def run(words: Iterable[str], publish: bool = False) -> None:
     config = read_config(**settings | {"live": False})
     if config.seeds > 1 and config.seed != config.data_seed:
         raise ValueError("SEEDS counts from SEED on: leave out DATA_SEED")
-    notebooks = choose_notebooks(numbers)
+    notebooks = choose_notebooks(numbers, config.dataset)
     print(f"{config}\nresults in  {printable(config.run_dir)}\n", flush=True)
 
     for source, seed in plan_executions(notebooks, config):
@@ -96,8 +97,17 @@ def parse_words(words: Iterable[str]) -> tuple[dict[str, str], list[int]]:
     return settings, numbers
 
 
-def choose_notebooks(numbers: list[int]) -> list[Path]:
-    """The notebooks with these numbers, or by default the first six, in their order."""
+def choose_notebooks(numbers: list[int], dataset: str = "toys") -> list[Path]:
+    """The notebooks with these numbers, in their order; by default those for the dataset.
+
+    Characters are for notebook 7 alone. For everything else, the first six are the default.
+    """
+    if KINDS.get(dataset) == "characters":
+        if others := set(numbers) - {ONE_SHOT}:
+            raise ValueError(
+                f"DATASET={dataset} is for notebook {ONE_SHOT} alone: leave out {min(others)}"
+            )
+        numbers = [ONE_SHOT]
     notebooks = {int(path.name[:2]): path for path in list_notebooks()}
     if missing := sorted(set(numbers) - set(notebooks)):
         raise ValueError(
@@ -109,15 +119,15 @@ def choose_notebooks(numbers: list[int]) -> list[Path]:
 
 
 def plan_executions(notebooks: list[Path], config: Config) -> Iterator[tuple[Path, int]]:
-    """Each notebook with the seed that it runs with; 4 and 5 come once for each of the seeds.
+    """Each notebook with the seed that it runs with; 4, 5 and 7 come once for each of the seeds.
 
-    Notebook 5 runs with the first seed last, because it then pools what all seeds measured.
+    Notebooks 5 and 7 run with the first seed last: they then pool what all seeds measured.
     """
     for notebook in notebooks:
         seeds = list(range(config.seed, config.seed + config.seeds))
         if notebook.name.startswith("04"):
             pass
-        elif notebook.name.startswith("05"):
+        elif notebook.name.startswith(("05", "07")):
             seeds.reverse()
         else:
             seeds = seeds[:1]
@@ -234,7 +244,7 @@ def publish_run(config: Config, notebooks: Iterable[Path]) -> None:
         tables: tuple[str, ...] = ()
     else:
         notebook_folder = figure_folder = ROOT / "results" / Path(config.dataset).name
-        tables = ("metrics.json", "search.csv")
+        tables = ("metrics.json", "search.csv", "one_seed.csv")
     notebook_folder.mkdir(parents=True, exist_ok=True)
     for notebook in notebooks:
         shutil.copy(config.run_dir / notebook.name, notebook_folder)
