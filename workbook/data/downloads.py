@@ -10,13 +10,26 @@ import zipfile
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import pooch
 
 from workbook.support.atomic_files import publish_folder, temporary_build_folder
 from workbook.support.network import download
 from workbook.support.text import printable
+
+
+class File(NamedTuple):
+    """A file of a dataset that is not one archive: its path below the address, and its hash."""
+
+    path: str
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        return PurePosixPath(self.path).name
 
 
 @dataclass(frozen=True)
@@ -34,8 +47,17 @@ class Source:
     inside: str = ""  # where the folder is once everything is unpacked
     leave_out: tuple[str, ...] = ()  # classes that are not counted
     at_least: int = 1  # images per class
+    files: tuple[File, ...] = ()  # below the address; they are kept as they are
 
 
+_TRIALS = File(
+    "one-shot-classification/all_runs.zip",
+    "437c1eeab0af8484112e1b4cc0f3d541ec727f7c47b9b202da738af9dfd6c325",
+)
+_OMNIGLOT = (
+    "https://raw.githubusercontent.com/brendenlake/omniglot/"
+    "057f034baf2ecb8530bc5710e5a23584d2a519cc/python/"
+)
 _COMMIT = "fc80ba90f803d79d0383df52c5a4ac5de99ff6fc"
 DATASETS = {
     "toys": Source("MIT", "drawn, no download", 3424, 116, "toys.py"),
@@ -56,6 +78,28 @@ DATASETS = {
         "https://ndownloader.figshare.com/files/5976015",
         "b47c8422c8cded889dc5a13418c4bc2abbda121092b3533a83306f90d900100a",
         "lfw", "", "lfw_funneled", at_least=4,
+    ),
+    "omniglot": Source(  # both minimal sets of background alphabets, and the trials
+        "MIT", "3.3 MB", 4840, 242, _OMNIGLOT, folder="omniglot", files=(
+            File(
+                "images_background_small1.zip",
+                "f38eb80f801274ac2b4dff5b24289016bfaba4a7d5bb50deebf27104ad6cb8a4",
+            ),
+            File(
+                "images_background_small2.zip",
+                "3ccaa407515a8778e5d0861875af38b17e418f301ad5bb3b5a6b65d901a41c7f",
+            ),
+            _TRIALS,
+        ),
+    ),
+    "omniglot-full": Source(  # the hash of its first file is the one that TensorFlow Datasets has
+        "MIT", "9.8 MB", 19280, 964, _OMNIGLOT, folder="omniglot_full", files=(
+            File(
+                "images_background.zip",
+                "ad41ab679c8b5d90b271ef46be6987cc81211774a695c29dcc5367b2b26ee640",
+            ),
+            _TRIALS,
+        ),
     ),
 }  # fmt: skip
 # GitHub packs an archive anew for each request, so the hash of its bytes may change. The address
@@ -85,7 +129,7 @@ def fetch(name: str, data_home: str | Path) -> Path:
     """
     source = DATASETS[name]
     target = Path(data_home).absolute() / source.folder
-    check = _check_grocery if name == "grocery" else lambda folder: None
+    check = _check_grocery if name == "grocery" else partial(_check_files, source)
     if target.is_dir():
         try:
             check(target)
@@ -94,8 +138,14 @@ def fetch(name: str, data_home: str | Path) -> Path:
         return target
     try:
         with temporary_build_folder(target) as work:
-            _download_archive(source, work / "archive")
-            _unpack(work / "archive", work / "all")
+            if source.files:
+                (work / "all").mkdir()
+                for file in source.files:
+                    target_file = work / "all" / file.name
+                    _download_file(source.address + file.path, file.sha256, target_file)
+            else:
+                _download_file(source.address, source.sha256, work / "archive")
+                _unpack(work / "archive", work / "all")
             if source.nested:
                 _unpack(work / "all" / source.nested, work / "all")
             if not (work / "all" / source.inside).is_dir():
@@ -112,17 +162,27 @@ def fetch(name: str, data_home: str | Path) -> Path:
     return target
 
 
-def _download_archive(source: Source, path: Path) -> None:
-    print(f"downloading {source.address}", flush=True)
-    download(source.address, path)
+def _download_file(address: str, sha256: str | None, path: Path) -> None:
+    print(f"downloading {address}", flush=True)
+    download(address, path)
     with open(path, "rb") as file:
         if file.read(200).lstrip().startswith(b"<"):
             raise ValueError(
                 "a web page came instead of the archive (a login, a notice, a moved file): open "
                 "the address in a browser"
             )
-    if source.sha256 and pooch.file_hash(str(path)) != source.sha256:
-        raise ValueError(f"the file's sha256 is not {source.sha256}: it was changed or damaged")
+    if sha256 and pooch.file_hash(str(path)) != sha256:
+        raise ValueError(f"the file's sha256 is not {sha256}: it was changed or damaged")
+
+
+def _check_files(source: Source, folder: Path) -> None:
+    """Raise ValueError unless the files of this source are there, each with its hash."""
+    for file in source.files:
+        path = folder / file.name
+        if not path.is_file():
+            raise ValueError(f"{file.name} is missing")
+        if pooch.file_hash(str(path)) != file.sha256:
+            raise ValueError(f"{file.name} was changed or damaged: its sha256 is another one")
 
 
 def _unpack(archive: Path, folder: Path) -> None:
@@ -136,14 +196,11 @@ def _unpack(archive: Path, folder: Path) -> None:
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as content:
-                _check_entries(
-                    (entry.filename, not stat.S_ISLNK(entry.external_attr >> 16), entry.file_size)
-                    for entry in content.infolist()
-                )
+                check_entries(content.infolist())
                 content.extractall(folder)  # compares checksums, and writes no more than announced
         else:
             with tarfile.open(archive) as content:
-                _check_entries(
+                _check_each(
                     (entry.name, entry.isfile() or entry.isdir(), entry.size) for entry in content
                 )
                 # the filter drops set-uid bits and the like; Python has it since 3.11.4
@@ -155,9 +212,19 @@ def _unpack(archive: Path, folder: Path) -> None:
         raise ValueError(f"the archive is damaged: {error or type(error).__name__}") from error
 
 
-def _check_entries(entries: Iterable[tuple[str, bool, int]]) -> None:
+def check_entries(entries: Iterable[zipfile.ZipInfo], most: int | None = None) -> None:
+    """Raise ValueError unless these entries of a zip archive can be unpacked safely.
+
+    Unsafe are entries that would leave the folder, links, and more than `most` bytes in all.
+    """
+    _check_each(
+        ((e.filename, not stat.S_ISLNK(e.external_attr >> 16), e.file_size) for e in entries), most
+    )
+
+
+def _check_each(entries: Iterable[tuple[str, bool, int]], most: int | None = None) -> None:
     """Raise ValueError unless these entries (name, is plain, bytes) can be unpacked safely."""
-    total = 0
+    total, most = 0, most or MAX_UNPACKED
     for name, is_plain, size in entries:
         path = PurePosixPath(name.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or name[1:2] == ":":
@@ -165,8 +232,8 @@ def _check_entries(entries: Iterable[tuple[str, bool, int]]) -> None:
         if not is_plain:
             raise ValueError(f"the archive is unsafe: entry {name!r} is a link or the like")
         total += size
-        if total > MAX_UNPACKED:
-            raise ValueError(f"the archive is unsafe: it unpacks to over {MAX_UNPACKED / 1e9:g} GB")
+        if total > most:
+            raise ValueError(f"the archive is unsafe: it unpacks to over {most / 1e9:g} GB")
 
 
 def _check_grocery(folder: Path) -> None:

@@ -322,6 +322,10 @@ def _list_images(dataset: str | Path, data_home: Path, layout: str, columns: str
         raise ValueError(f"columns={columns!r} is for a table of labels: {dataset} is none")
     if not source:
         return read_folder(path, layout)
+    if source.files:
+        raise ValueError(
+            f"{dataset} is for notebook 7 alone: make run DATASET={dataset} NOTEBOOKS=7"
+        )
     if layout != "auto":
         raise ValueError(f"layout={layout!r} is for a folder of images: {dataset} has its own")
     folder = fetch(str(dataset), data_home)
