@@ -41,7 +41,7 @@ def test_variables_and_keywords(monkeypatch, tmp_path):
     monkeypatch.setenv("SIAMESE_DATASET", str(tmp_path))
     monkeypatch.setenv("SIAMESE_RUNS", str(tmp_path / "r"))
     config = read_config(preset="quick", epochs=3)
-    assert config.dataset == str(tmp_path) and config.size == 160 and config.epochs == 3
+    assert config.dataset == str(tmp_path) and config.size == 224 and config.epochs == 3
     assert config.run_dir == tmp_path / "r" / f"{tmp_path.name}-quick" and config.run_dir.is_dir()
 
 
@@ -115,7 +115,7 @@ def file_of(folder, name):
 def test_quick_has_the_installed_weights_and_full_those_of_resnet50(tmp_path):
     own = read_config(preset="quick", dataset=tmp_path)
     assert (own.backbone, own.weights, own.head) == ("EfficientNetLite0", "imagenet", "slim")
-    assert (own.size, own.epochs, own.views) == (160, 6, 8)
+    assert (own.size, own.epochs, own.views) == (224, 6, 8)
     toys, full = read_config(preset="quick"), read_config(preset="full")
     assert (toys.backbone, toys.weights, toys.head) == (own.backbone, own.weights, "specified")
     for quick in (own, toys):
@@ -127,7 +127,7 @@ def test_quick_has_the_installed_weights_and_full_those_of_resnet50(tmp_path):
         "ResNet50 with ImageNet weights: as specified; Keras downloads its weights once"
     )
     grocery = read_config(preset="quick", dataset="grocery")
-    assert (grocery.backbone, grocery.size, grocery.views) == ("EfficientNetLite0", 160, 8)
+    assert (grocery.backbone, grocery.size, grocery.views) == ("EfficientNetLite0", 224, 8)
     assert (grocery.epochs, toys.views) == (6, 1)
 
 

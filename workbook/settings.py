@@ -79,7 +79,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "backbone": LITE, "head": "specified", "size": 96, "epochs": 4, "views": 1,
     },
     ("quick", "photographs"): {
-        "backbone": LITE, "head": "slim", "size": 160, "epochs": 6, "views": 8,
+        "backbone": LITE, "head": "slim", "size": 224, "epochs": 6, "views": 8,
     },
     ("quick", "characters"): CHARACTERS,
     ("full", "toys"): FULL,

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+import siamese_utils as su
 from workbook import ROOT
 from workbook.__main__ import main
 from workbook.commands import run
@@ -104,9 +105,14 @@ def line(*beginning):
 
 
 @pytest.fixture(scope="module")
-def gallery(place):
-    """The gallery that the README's training leaves; of its notebooks only 3, 4 and 6."""
-    typed(place, line("make", "run"), "3", "4", "6")
+def said_by_run(place):
+    """What the README's training prints; of its notebooks only 3, 4 and 6."""
+    return typed(place, line("make", "run"), "3", "4", "6")
+
+
+@pytest.fixture(scope="module")
+def gallery(place, said_by_run):
+    """The gallery that it leaves."""
     return place / "runs" / "images-quick" / "gallery"
 
 
@@ -154,6 +160,16 @@ def test_the_trained_gallery_names_an_image(place, gallery):
     assert "at most 5% of strangers let in" in said[-1] or "unknown" in said[-1]
 
 
+def test_the_last_lines_of_the_run_say_what_is_taken_home(place, gallery, said_by_run):
+    said = said_by_run.splitlines()
+    start = next(i for i, text in enumerate(said) if text.startswith("taken home: "))
+    assert "0.5 plain + 0.5 trained" in said[start] and "15 held-out images" in said[start]
+    assert "validation images: closest image right" in said[start + 1]
+    assert said[start + 2 :] == ["  so evaluated before its last training, which was on all images"]
+    _, tail = su.split_at_freeze_point(Gallery.load(gallery).model)
+    assert {"plain_part", "trained_part"} <= {layer.name for layer in tail.layers}
+
+
 def test_images_of_known_classes_are_named_and_strangers_are_unknown(place, gallery):
     known = table(gallery, place / "held_out")
     named = [label == name for name, label, _ in known]
@@ -171,8 +187,8 @@ def test_the_threshold_was_chosen_on_images_that_were_no_entries(place, gallery)
     )  # 15 validation images, half of 15 test images
     assert policy["strangers_simulated"] and policy["strangers_let_in"] <= 0.05
     assert 0.01 < taken.threshold == policy["threshold"]
-    # training and validation images are entries, with the paths of their files from there on
-    assert len(taken.labels) == 5 * 12
+    # all images are entries, with the paths of their files from there on
+    assert len(taken.labels) == 5 * 15
     assert all((place / "images" / path).is_file() for path in taken.paths)
     assert not any(map(os.path.isabs, taken.paths))
 

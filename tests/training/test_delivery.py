@@ -53,7 +53,7 @@ def test_the_trained_embedding_is_taken_where_plain_features_only_disturb(data):
 def test_a_tie_keeps_the_usual_mixture(data):
     same = vectors(data, 0.3)
     choice = choose_weight(same, same, data)
-    assert choice.weight == USUAL and "no other" in choice.reason
+    assert choice.weight == USUAL and "none is better" in choice.reason
 
 
 @pytest.mark.parametrize("kept", [0, 30])

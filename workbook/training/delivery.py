@@ -25,7 +25,7 @@ from workbook.training.recipes import choose_recipe
 from workbook.training.trainer import Trainer, load_trained
 
 WEIGHTS = (0.0, 0.3, 0.5, 0.7, 1.0)  # of the trained embedding: 0 is plain, 1 is trained alone
-USUAL = 0.3  # as good as more on new images, and safer for new classes: tools/own_folders.py
+USUAL = 0.5  # names most new images, and refuses fewest, on the folders that it was chosen on
 ENOUGH = 50  # held-out images from which on they may overrule the usual weight
 PARTS = {"validation": "validation images", "unseen": "held-out classes"}  # which judge
 REPORT = "delivered.txt"  # in the run's folder; `python -m workbook run` prints it last
@@ -72,8 +72,9 @@ def choose_weight(plain: np.ndarray, trained: np.ndarray, data: ImageDataset) ->
     """Choose the weight of the trained embedding on images that it was not trained on.
 
     Validation images and those of unseen classes judge together, never test images. The usual
-    mixture is kept unless another weight is better by more than one standard error of the paired
-    difference, and unless there are too few images to tell.
+    mixture is kept unless another weight is better by more than two standard errors of the paired
+    difference, and there are enough images to tell. Photographs of a folder were often taken
+    together, so a validation image has a near twin in training and hardly tells embeddings apart.
 
     Parameters
     ----------
@@ -98,8 +99,8 @@ def choose_weight(plain: np.ndarray, trained: np.ndarray, data: ImageDataset) ->
     errors = {w: gain.std(ddof=1) / np.sqrt(count) for w, gain in gains.items()}
     best = max(WEIGHTS, key=lambda weight: (gains[weight].mean(), -weight))  # ties: less trained
     gain, error = gains[best].mean(), errors[best]
-    if gain <= error:
-        reason = f"no other is better by a standard error or more on {count} held-out images"
+    if gain <= 2 * error:
+        reason = f"none is better by more than two standard errors on {count} held-out images"
         return Choice(USUAL, answers, reason)
     reason = f"better than the usual mixture by {gain:.3f} ± {error:.3f} on {count} held-out images"
     return Choice(best, answers, reason)
