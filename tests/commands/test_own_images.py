@@ -155,9 +155,11 @@ def test_the_lines_of_the_readme_build_a_gallery_without_training_and_change_it(
 
 def test_the_trained_gallery_names_an_image(place, gallery):
     said = typed(place, line("identify", "runs/images-quick/gallery")).splitlines()
-    limit = Gallery.load(gallery).threshold
-    assert fnmatch(said[0], f"image.jpg: blue (distance 0.???, threshold {limit:.3f})")
-    assert "at most 5% of strangers let in" in said[-1] or "unknown" in said[-1]
+    taken = Gallery.load(gallery)
+    assert fnmatch(said[0], f"image.jpg: blue (distance 0.???, threshold {taken.threshold:.3f}*)")
+    assert said[-2:] == [taken.describe_threshold(), taken.describe_probability()]
+    assert "at most 5% of strangers let in" in said[-2]
+    assert ("probability" in said[0]) == (len(taken.trials.known_right) >= 50)
 
 
 def test_the_last_lines_of_the_run_say_what_is_taken_home(place, gallery, said_by_run):
