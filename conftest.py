@@ -7,6 +7,7 @@ order, because notebooks 5 and 6 read what notebook 4 wrote; each file of tests 
 
 import os
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,9 @@ os.environ.update(  # the kernels that nbval starts inherit these variables
     SIAMESE_EPOCHS="1",  # every cell runs; what the published run claims is tested on its outputs
     SIAMESE_PRESET="quick",  # where there is a GPU the default is "full", which downloads
 )
+SHARED = Path(__file__).parent.parent / "shared/datasets"  # notebook 7 needs no network then
+if SHARED.is_dir():
+    os.environ.setdefault("SIAMESE_DATA_HOME", str(SHARED))
 failed_notebooks = set()
 
 

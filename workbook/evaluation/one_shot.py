@@ -26,7 +26,7 @@ def trial_distances(vectors: tuple[ArrayLike, ArrayLike]) -> np.ndarray:
 
 
 def embed_trials(
-    embedding: Any, trials: Trials, distortion: Any | None = None, views: int = 1
+    embedding: Any, trials: Trials, distortion: Any = None, views: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
     """Embed the images of trials.
 
