@@ -238,6 +238,26 @@ def test_alphabets_are_held_out_whole(tmp_path, serve):
         draw_trials(data, 1, 0)
 
 
+def test_all_background_alphabets_are_two_files(tmp_path, server, monkeypatch):
+    zips = [zipped(background("images_background", ["Abc", "Greek", "Xyz"])), zipped(TRIALS)]
+    known = DATASETS["omniglot-full"]
+    assert [file.name for file in known.files] == ["images_background.zip", "all_runs.zip"]
+    assert (known.images, known.classes) == (964 * 20, 964)
+    files = tuple(
+        File(file.path, hashlib.sha256(z).hexdigest()) for file, z in zip(known.files, zips)
+    )
+    source = dataclasses.replace(known, address=f"{server.url}/", files=files, classes=6)
+    monkeypatch.setitem(downloads.DATASETS, "omniglot-full", source)
+    server.plan, server.asked = [whole(z) for z in zips], 0
+    with pytest.raises(ValueError, match="120 different images of 6 characters, but 19280 of 6"):
+        load_background("omniglot-full", tmp_path)
+    source = dataclasses.replace(source, images=120)
+    monkeypatch.setitem(downloads.DATASETS, "omniglot-full", source)
+    assert len(load_background("omniglot-full", tmp_path).images) == 120
+    assert (load_trials("omniglot-full", tmp_path).answers == ANSWERS).all()
+    assert server.asked == 2 and (tmp_path / "omniglot_full" / "all_runs.zip").is_file()
+
+
 @pytest.mark.parametrize("name", ["omniglot", "omniglot-full"])
 def test_other_notebooks_cannot_read_it(tmp_path, name):
     with pytest.raises(ValueError, match=f"{name} is for notebook 7 alone: make run"):
