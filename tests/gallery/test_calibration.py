@@ -210,8 +210,11 @@ def test_the_reader_decides_where_unknown_begins(large, capsys):
     [
         (["--threshold", "-1"], "--threshold -1.0: give a distance of 0 or more"),
         (["--threshold", "nan"], "--threshold nan: give a distance of 0 or more"),
-        (["--max-false-accepts", "5"], "strangers_let_in=5.0: give a share from 0 to below 1"),
-        (["--max-false-rejects", "-0.1"], "known_refused=-0.1: give a share from 0 to below 1"),
+        (["--max-false-accepts", "5"], "--max-false-accepts 5.0: give a share from 0 to below 1"),
+        (
+            ["--max-false-rejects", "-0.1"],
+            "--max-false-rejects -0.1: give a share from 0 to below 1",
+        ),
     ],
 )
 def test_a_limit_that_is_none_is_refused(large, words, says):
@@ -236,3 +239,39 @@ def test_a_changed_gallery_says_what_still_holds(large, tmp_path, capsys):
     assert f"the threshold stays {before:.3f}; strangers let in" in said
     assert "on 61 known images (entries, leave-one-out)\n" in said
     assert Gallery.load(folder).threshold == before
+
+
+def test_a_test_folder_of_50_images_is_what_the_threshold_rests_on(model, tmp_path, capsys):
+    model.save(tmp_path / "embedding.keras")
+    colors = {"red": (230, 20, 20), "blue": (20, 20, 230)}
+    for seed, (name, color) in enumerate(colors.items()):
+        gallery_helpers.draw(tmp_path / "images/train" / name, color, 6, seed)
+        gallery_helpers.draw(tmp_path / "images/test" / name, color, 25, 10 + seed)
+    words = ["build", tmp_path / "embedding.keras", tmp_path / "images", tmp_path / "g"]
+    main(list(map(str, words)))
+    gallery = Gallery.load(tmp_path / "g")
+    assert gallery.policy["known"] == 50 and gallery.policy["known_held_out"]
+    assert "Platt scaling on 50 known images (held out)" in capsys.readouterr().out
+    assert len(gallery.labels) == 62, "and all images are entries"
+    before = Gallery(model)
+    for name in colors:
+        paths = sorted((tmp_path / "images/train" / name).iterdir())
+        before.add(paths, [name] * 6)
+    paths = sorted((tmp_path / "images/test").glob("*/*"))
+    asked, _ = before.embed_images(paths)
+    distances = before.compare(asked, [path.parent.name for path in paths]).distances
+    np.testing.assert_allclose(
+        np.sort(gallery.trials.known_distances), np.sort(distances), rtol=1e-3
+    )
+    next(iter((tmp_path / "images/test/red").iterdir())).unlink()
+    main(list(map(str, words)))
+    assert not Gallery.load(tmp_path / "g").policy["known_held_out"], "49 are too few"
+
+
+def test_a_split_that_was_only_drawn_chooses_nothing(model, tmp_path):
+    model.save(tmp_path / "embedding.keras")
+    for seed, (name, color) in enumerate({"red": (230, 20, 20), "blue": (20, 20, 230)}.items()):
+        gallery_helpers.draw(tmp_path / "images" / name, color, 170, seed)
+    main(["build", *map(str, [tmp_path / "embedding.keras", tmp_path / "images", tmp_path / "g"])])
+    policy = Gallery.load(tmp_path / "g").policy
+    assert policy["known"] == 340 and not policy["known_held_out"]

@@ -16,6 +16,7 @@ from siamese_utils import embed
 from workbook.data.folder_layout import list_image_files
 from workbook.data.images import load_images
 from workbook.gallery import storage
+from workbook.gallery.calibration import FEWEST
 from workbook.gallery.gallery import CATALOGUE_SIZES, Gallery, read_image
 from workbook.models.backbones import LITE, NAMES, build_from_config
 from workbook.models.saved_models import load_model
@@ -35,7 +36,9 @@ MOST_COMPARED = 20_000  # entries; comparing each with each of more takes minute
 def build(model: str, images: str, folder: str) -> None:
     """Make a gallery of a folder of class folders.
 
-    Entries that were added by hand to a gallery that is already in `folder` are kept.
+    Threshold and probabilities rest on the images of `test` folders if there are `FEWEST` of them,
+    else on the entries, leave-one-out. Entries that were added by hand to a gallery that is already
+    in `folder` are kept.
 
     Parameters
     ----------
@@ -71,8 +74,18 @@ def build(model: str, images: str, folder: str) -> None:
         source, gallery.size, cache_dir=config.runs / "cache", layout=config.layout,
         columns=config.columns,
     )  # fmt: skip
-    left_out = gallery.add_dataset(data, embed(gallery.model, data.images))
-    gallery.fit_threshold()
+    vectors, test = embed(gallery.model, data.images), data.where("test")
+    if data.test_is_given and len(test) >= FEWEST:
+        # they are compared with the others before they become entries, too
+        measured = Gallery(gallery.model)
+        measured.add_dataset(data, vectors, np.setdiff1d(np.arange(len(vectors)), test))
+        test = test[measured.find_copies(vectors[test]) < 0]
+        measured.fit_threshold(vectors[test], np.array(data.class_names)[data.labels[test]])
+        gallery.threshold, gallery.policy = measured.threshold, measured.policy
+        gallery.trials = measured.trials
+    left_out = gallery.add_dataset(data, vectors)
+    if gallery.trials is None:
+        gallery.fit_threshold()
     count = len(gallery.labels)
     gallery.save_over(folder)
     print(f"\n{count} images of {len(data.class_names)} classes in {printable(folder)}")
@@ -243,6 +256,9 @@ def identify(
         check_table(Path(table))
     if threshold is not None and not threshold >= 0:
         raise ValueError(f"--threshold {threshold}: give a distance of 0 or more")
+    for error, share in (("accepts", false_accepts), ("rejects", false_rejects)):
+        if share is not None and not 0 <= share < 1:
+            raise ValueError(f"--max-false-{error} {share}: give a share from 0 to below 1")
     gallery, rows = Gallery.load(folder), []
     if threshold is not None:
         gallery.threshold = threshold if np.isfinite(threshold) else None

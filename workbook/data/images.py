@@ -57,6 +57,8 @@ class ImageDataset:
     splits : (n,) str
         "train", "validation", "test", "unseen" (classes that are never trained on) or "reference"
         (one catalogue image per class).
+    test_is_given : bool
+        Whether the test images were named as such, and not drawn from the others.
     factors : dict
         Name -> (n,) float32; known for the toys only.
     problems, warnings : list of dict
@@ -79,6 +81,7 @@ class ImageDataset:
     paths: list[str]
     splits: np.ndarray
     gallery_splits: tuple[str, ...] = ("train",)
+    test_is_given: bool = False
     factors: dict[str, np.ndarray] = field(default_factory=dict)
     problems: list[dict] = field(default_factory=list)
     warnings: list[dict] = field(default_factory=list)
@@ -211,7 +214,7 @@ def load_images(
             problems.extend(rows)
     if len({entry.class_name for entry in entries}) < 2:
         raise _explain_shortage(dataset, listing, entries, cache)
-    has_validation = any(entry.split == "validation" for entry in entries)
+    given = {entry.split for entry in entries}
     notes += stranger_warnings(entries) + look_alike_warnings(entries)
     entries = hold_out(entries, seed)
     notes += content_warnings(entries, hashes) + shortage_warnings(entries, listing.folder)
@@ -232,7 +235,8 @@ def load_images(
         class_names=class_names,
         paths=[entry.path for entry in entries],
         splits=np.array(splits),
-        gallery_splits=("train",) if has_validation else ("train", "validation"),
+        gallery_splits=("train",) if "validation" in given else ("train", "validation"),
+        test_is_given="test" in given,
         problems=problems,
         warnings=notes,
         report=cache / "report.csv",
