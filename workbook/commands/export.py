@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from siamese_utils import embed
 from workbook.gallery.gallery import Gallery
 from workbook.support.atomic_files import temporary_build_folder
 from workbook.support.tensorflow_start import keras
@@ -52,9 +53,11 @@ def export(folder: str, target: str | None = None, kind: str = "savedmodel") -> 
     gallery = Gallery.load(folder)
     if not len(gallery.labels):
         raise ValueError(f"{printable(folder)} has no entries: enroll images first")
+    # for ONNX, Keras wants a model that was called before
+    embed(gallery.model, np.zeros((1, gallery.size, gallery.size, 3), np.float32))
     with temporary_build_folder(place) as work:
         try:
-            gallery.model.export(work / file, format=keras_name, verbose=False)
+            gallery.model.export(str(work / file), format=keras_name, verbose=False)
         except ValueError as error:
             if "nrecognized format" not in str(error):
                 raise
