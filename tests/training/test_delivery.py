@@ -64,6 +64,8 @@ def test_few_held_out_images_choose_nothing(data, kept):
     few = replace(data, splits=splits)
     choice = choose_weight(misleading(few), vectors(few, 0.3), few)
     assert choice.weight == USUAL and "too few" in choice.reason
+    last = choice.describe(trained_anew=True).splitlines()[-1]
+    assert ("none could be held out" in last) == (kept == 0)
 
 
 def test_test_images_have_no_say(data):

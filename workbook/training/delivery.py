@@ -57,8 +57,10 @@ class Choice:
                 lines.append(f"  {what}: closest image right {plain:.3f} plain, {chosen:.3f} here")
         if not self.weight:
             lines.append("  training did not help here, so the gallery holds the plain features")
-        elif trained_anew:
+        elif trained_anew and self.answers[self.weight]:
             lines.append("  so evaluated before its last training, which was on all images")
+        elif trained_anew:
+            lines.append("  trained on all images; none could be held out to evaluate it")
         return "\n".join(lines)
 
 
