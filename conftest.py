@@ -2,7 +2,7 @@
 
 A notebook stops at its first failing cell, because the later ones need what that cell makes. With
 several processes (`pytest -n 2 --dist loadgroup`, pytest-xdist), one of them runs all notebooks in
-order, because notebooks 5 and 6 read what notebook 4 wrote; each file of tests stays in one process.
+order, because notebooks 5 and 6 read what notebook 4 wrote. A file of tests stays in one process.
 """
 
 import os
