@@ -1,8 +1,8 @@
 """How pytest runs the notebooks (nbval): results go to a temporary folder.
 
 A notebook stops at its first failing cell, because the later ones need what that cell makes. With
-several processes (`pytest -n 2 --dist loadgroup`, pytest-xdist), one of them runs all notebooks in
-order, because notebooks 5 and 6 read what notebook 4 wrote. A file of tests stays in one process.
+several processes (`pytest -n 2 --dist loadfile`, pytest-xdist), a file or notebook stays in one of
+them. Notebooks 5 and 6 run notebook 4 first where their process has not.
 """
 
 import os
@@ -29,13 +29,9 @@ def is_cell(item):
     return hasattr(item, "output_timeout")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
-    for item in items:
-        if is_cell(item):
-            item.output_timeout = 900  # nbval's 5 s is too short for a training cell
-        group = "notebooks" if is_cell(item) else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
+    for item in filter(is_cell, items):
+        item.output_timeout = 900  # nbval's 5 s is too short for a training cell
 
 
 @pytest.hookimpl(wrapper=True)

@@ -260,7 +260,7 @@ def test_a_run_is_published_where_its_kind_belongs(tmp_path, monkeypatch, datase
     ("word", "said"),
     [
         ("PRESET=fast", "quick | full"),
-        ("COLOUR=red", "unknown setting COLOUR: The settings are PRESET, DATASET, "),
+        ("WHATEVER=1", "unknown setting WHATEVER: The settings are PRESET, DATASET, "),
         ("SEEED=5", "unknown setting SEEED: did you mean SEED?"),
         ("ENVIRONMENT=x", "unknown setting ENVIRONMENT"),
         ("nonsense", "neither NAME=value"),
