@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from archives import zipped
 from local_server import CHUNKED, Server, half, nonsense, page, reset, stall, whole
 from PIL import Image
 
@@ -44,15 +45,6 @@ def classes(top, counts):
         for name, count in counts.items()
         for j in range(count)
     }
-
-
-def zipped(entries):
-    """A zip of {name or ZipInfo: content}."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
-        for name, content in entries.items():
-            file.writestr(name, content)
-    return buffer.getvalue()
 
 
 def tarred(entries, *odd):

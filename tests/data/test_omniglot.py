@@ -8,6 +8,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from archives import zipped
 from local_server import Server, half, page, reset, whole
 from PIL import Image
 
@@ -36,14 +37,6 @@ def png(*seed, side=105):
     paper = np.random.default_rng(seed).random((side, side)) > 0.1
     buffer = io.BytesIO()
     Image.fromarray(paper).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def zipped(entries):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
-        for name, content in entries.items():
-            file.writestr(name, content)
     return buffer.getvalue()
 
 
