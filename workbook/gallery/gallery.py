@@ -439,7 +439,9 @@ class Gallery:
         unknown = self.threshold is not None and distance > self.threshold
         probability = None
         if self.why_no_probability() is None:
-            others, _ = self._search(query, 1, np.array([label]), self.labels)
+            others = distances[:, self.labels[entries[0]] != label]
+            if not others.size:  # all that are listed have one label: search on among the others
+                others, _ = self._search(query, 1, np.array([label]), self.labels)
             margins = relative_margins(distances[:, 0], others[:, 0])
             probability = float(self.estimate_probabilities(margins)[0])
         return Match("unknown" if unknown else label, distance, nearest, probability)
