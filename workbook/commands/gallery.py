@@ -18,7 +18,8 @@ from workbook.data.images import load_images
 from workbook.gallery import storage
 from workbook.gallery.calibration import FEWEST
 from workbook.gallery.gallery import CATALOGUE_SIZES, Gallery, read_image
-from workbook.models.backbones import LITE, NAMES, build_from_config
+from workbook.models.backbones import LITE, NAMES
+from workbook.models.mixture import build_plain_model
 from workbook.models.saved_models import load_model
 from workbook.settings import read_config
 from workbook.support.atomic_files import atomic_file
@@ -67,9 +68,8 @@ def build(model: str, images: str, folder: str) -> None:
         )
     _check_target(Path(folder))
     config = read_config() if is_file else read_config(dataset=str(source), backbone=model)
-    average = keras.layers.GlobalAveragePooling2D(name="average")  # over the feature map
-    plain = {"train_from": None, "head": average}
-    gallery = Gallery(load_model(model) if is_file else build_from_config(config, **plain))
+    plain = None if is_file else build_plain_model(config, train_from=None)
+    gallery = Gallery(plain or load_model(model))
     data = load_images(
         source, gallery.size, cache_dir=config.runs / "cache", layout=config.layout,
         columns=config.columns,

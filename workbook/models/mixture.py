@@ -5,6 +5,8 @@ sqrt(w), give a vector of length 1 whose squared distances are (1 - w) times tho
 features plus w times those of the trained embedding. Notebook 6, "What to take away", uses it.
 """
 
+from typing import Any
+
 import numpy as np
 
 import siamese_utils as su
@@ -13,10 +15,13 @@ from workbook.support.config import Config
 from workbook.support.tensorflow_start import keras
 
 
-def build_plain_model(config: Config) -> keras.Model:
-    """Build the model of the plain features: the pretrained backbone, averaged, with length 1."""
-    average = keras.layers.GlobalAveragePooling2D(name="average")
-    return build_from_config(config, head=average, normalize=True)
+def build_plain_model(config: Config, **options: Any) -> keras.Model:
+    """Build the model of the plain features: the pretrained backbone, averaged, with length 1.
+
+    options : as of `build_from_config`.
+    """
+    average = keras.layers.GlobalAveragePooling2D(name="average")  # over the feature map
+    return build_from_config(config, head=average, **options)
 
 
 def build_mixture(config: Config, trained: keras.Model, weight: float) -> keras.Model:
