@@ -32,7 +32,7 @@ lab: no-settings .venv/ready
 learner: no-settings .venv/ready
 	@$(BIN)/python -m workbook learner
 
-# the website, in site/build/html/
+# the website, in docs/site/build/html/
 site: no-settings .venv-site/ready
 	@.venv-site/bin/python -m workbook site
 
@@ -57,9 +57,9 @@ endef
 	@$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-.venv-site/ready: requirements-site.txt
+.venv-site/ready: docs/site/requirements.txt
 	$(check-python)
-	@echo "first use: installing requirements-site.txt into .venv-site (less than a minute, 0.3 GB)"
+	@echo "first use: installing docs/site/requirements.txt into .venv-site (less than a minute, 0.3 GB)"
 	@.venv-site/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv-site
-	@.venv-site/bin/python -m pip install --disable-pip-version-check -r requirements-site.txt
+	@.venv-site/bin/python -m pip install --disable-pip-version-check -r docs/site/requirements.txt
 	@touch $@

@@ -142,7 +142,7 @@ def build_parser() -> argparse.ArgumentParser:
     learner.add_argument("folder", nargs="?", help="default: learner/")
 
     site = add_command("site", "build the website, with the Python of .venv-site", build_website)
-    site.add_argument("folder", nargs="?", help="where to build (default: site/build)")
+    site.add_argument("folder", nargs="?", help="where to build (default: docs/site/build)")
 
     cache = add_command(
         "cache", "list what is kept under runs/cache, with sizes, or remove old parts", show_cache

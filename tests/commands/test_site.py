@@ -24,7 +24,6 @@ from workbook.commands.notebook_files import list_notebooks
 
 PYTHON = ROOT / ".venv-site" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 NOTEBOOKS = list_notebooks()
-pytestmark = pytest.mark.xdist_group("site")  # the website is built once
 
 
 def markdown(path):
@@ -34,8 +33,9 @@ def markdown(path):
 
 
 def load_docstrings():
-    """The module site/docstrings.py, which is no part of the package."""
-    spec = importlib.util.spec_from_file_location("docstrings", ROOT / "site" / "docstrings.py")
+    """The module docs/site/docstrings.py, which is no part of the package."""
+    path = ROOT / "docs/site/docstrings.py"
+    spec = importlib.util.spec_from_file_location("docstrings", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

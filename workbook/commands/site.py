@@ -1,7 +1,8 @@
-"""Build the website from the executed notebooks, docs/ and the docstrings, in site/build/html/.
+"""Build the website from the executed notebooks, docs/ and the docstrings.
 
-The sources are copied to site/build/source/, where their links are changed: a link to a module
-leads to the page made from its docstrings, and a heading is named as Sphinx names it.
+It is built in docs/site/build/html/. The sources are copied to docs/site/build/source/, where their
+links are changed: a link to a module leads to the page made from its docstrings, and a heading is
+named as Sphinx names it.
 """
 
 import importlib.util
@@ -110,7 +111,7 @@ def lay_sources(source: Path) -> None:
 
 
 def build_site(folder: str | Path | None = None) -> None:
-    """Build the website in `folder`/html (default: site/build/html), from `folder`/source.
+    """Build the website in `folder`/html (default: docs/site/build/html), from `folder`/source.
 
     Raises
     ------
@@ -119,14 +120,14 @@ def build_site(folder: str | Path | None = None) -> None:
     """
     if importlib.util.find_spec("sphinx") is None:
         raise ValueError(
-            "Sphinx is not installed here: run `make site`, which installs requirements-site.txt "
-            "into .venv-site"
+            "Sphinx is not installed here: run `make site`, which installs "
+            "docs/site/requirements.txt into .venv-site"
         )
-    folder = Path(folder or ROOT / "site" / "build").resolve()
+    folder = Path(folder or ROOT / "docs" / "site" / "build").resolve()
     lay_sources(folder / "source")
     shutil.rmtree(folder / "html", ignore_errors=True)
     options = ["-q", "--fail-on-warning", "--keep-going", "-E", "-d", str(folder / "doctrees")]
-    command = [sys.executable, "-m", "sphinx", *options, "-c", str(ROOT / "site")]
+    command = [sys.executable, "-m", "sphinx", *options, "-c", str(ROOT / "docs" / "site")]
     done = subprocess.run([*command, str(folder / "source"), str(folder / "html")])
     if done.returncode:
         raise ValueError("the website is incomplete: Sphinx says above what is wrong")

@@ -19,7 +19,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["learner", "code"]
+exclude_patterns = ["learner", "code", "results"]  # no pages, but files to download
 
 nb_execution_mode = "off"
 nb_ipywidgets_js = {}  # they would be fetched from another host, and no notebook has widgets
