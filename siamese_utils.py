@@ -98,7 +98,7 @@ def close_distance_triplets(embeddings: Any, labels: Any) -> np.ndarray:
 class ResNetPreprocessing(keras.layers.Layer):
     """ResNet50's own preprocessing as a layer: RGB 0..255 to BGR with ImageNet's mean removed."""
 
-    def call(self, images):
+    def call(self, images: Any) -> Any:
         return keras.applications.resnet.preprocess_input(tf.cast(images, tf.float32))
 
 
@@ -282,7 +282,7 @@ class DistanceLayer(keras.layers.Layer):
     There is no square root, because its gradient at 0 is infinite.
     """
 
-    def call(self, anchor, positive, negative):
+    def call(self, anchor: Any, positive: Any, negative: Any) -> tuple[Any, Any]:
         anchor, positive, negative = (tf.cast(x, tf.float32) for x in (anchor, positive, negative))
         d_ap = tf.reduce_sum((anchor - positive) ** 2, axis=-1)
         d_an = tf.reduce_sum((anchor - negative) ** 2, axis=-1)
@@ -325,11 +325,11 @@ class SiameseModel(keras.Model):
         self.trackers = [keras.metrics.Mean(name) for name in ("loss", "d_ap", "d_an", "active")]
         self.built = True  # the embedding is built; Keras asks before it saves
 
-    def call(self, triplet, training=False):
+    def call(self, triplet: Sequence[Any], training: bool = False) -> tuple[Any, Any]:
         together = self.embedding(tf.concat(triplet, axis=0), training=training)
         return self.distance(*tf.split(together, 3))
 
-    def triplet_loss(self, data, training):
+    def triplet_loss(self, data: Any, training: bool) -> Any:
         """The mean loss of a batch, a scalar; updates what is logged."""
         d_ap, d_an = self(check_triplet_batch(data), training=training)
         losses = tf.maximum(d_ap - d_an + self.margin, 0) + sum(self.losses)
@@ -339,7 +339,7 @@ class SiameseModel(keras.Model):
         # Several devices add up their gradients, so each contributes its share of the mean.
         return tf.reduce_mean(losses) / self.distribute_strategy.num_replicas_in_sync
 
-    def train_step(self, data):
+    def train_step(self, data: Any) -> dict[str, Any]:
         with tf.GradientTape() as tape:
             loss = self.triplet_loss(data, training=True)
             loss = self.optimizer.scale_loss(loss)  # changes it in mixed precision only
@@ -347,19 +347,19 @@ class SiameseModel(keras.Model):
         self.optimizer.apply(gradients, self.trainable_weights)
         return self.get_metrics_result()
 
-    def test_step(self, data):
+    def test_step(self, data: Any) -> dict[str, Any]:
         self.triplet_loss(data, training=False)
         return self.get_metrics_result()
 
     @property
-    def metrics(self):
+    def metrics(self) -> list[keras.metrics.Metric]:
         return self.trackers  # Keras resets all of these at the start of an epoch
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         model = keras.saving.serialize_keras_object(self.embedding)
         return {"model": model, "margin": self.margin, "name": self.name}
 
-    def export(self, *args, **kwargs):
+    def export(self, *args: Any, **kwargs: Any) -> None:
         raise ValueError("export the embedding instead: model.embedding.export(folder)")
 
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from workbook import ROOT
-from workbook.data import image_cache
+from workbook.data import image_cache, toys
 from workbook.data import images as image_files
 from workbook.data.downloads import DATASETS
 from workbook.data.images import decode_image, load_images, on_white
@@ -30,6 +30,7 @@ def write_images(folder, names, count, suffix=".jpeg", shade=0):
             Image.new("RGB", (40 + j, 30), color).save(folder / name / f"imagine {j}{suffix}")
 
 
+PALETTES = toys._PALETTES
 NAMES = ["Școala_Ardeleană", "Bánffy", "東京", "a b", "e", "f", "g", "h", "i", "j", "k", "l"]
 
 
@@ -63,14 +64,14 @@ def quickly_drawn(monkeypatch):
 
 
 def test_toys_are_split_by_class(tmp_path, quickly_drawn):
-    toys = load_images("toys", 8, seed=5, cache_dir=tmp_path)
-    assert toys.images.shape == (3424, 8, 8, 3) and toys.images.dtype == np.uint8
-    classes = {split: set(toys.labels[toys.where(split)]) for split in np.unique(toys.splits)}
+    found = load_images("toys", 8, seed=5, cache_dir=tmp_path)
+    assert found.images.shape == (3424, 8, 8, 3) and found.images.dtype == np.uint8
+    classes = {split: set(found.labels[found.where(split)]) for split in np.unique(found.splits)}
     assert classes["train"] == classes["test"] and len(classes["train"]) == 80
     assert len(classes["validation"]) == 12 and len(classes["unseen"]) == 24
     assert not classes["train"] & (classes["validation"] | classes["unseen"])
-    assert (toys.factors["angle"] == toys.images[:, 0, 0, 0]).all()
-    assert toys.layout == (
+    assert (found.factors["angle"] == found.images[:, 0, 0, 0]).all()
+    assert found.layout == (
         "drawn, no folder; classes: train 80, validation 12, test 80, unseen 24\n"
         "116 classes: toy 000, toy 001, toy 002, toy 003, toy 004, ..."
     )
@@ -79,6 +80,44 @@ def test_toys_are_split_by_class(tmp_path, quickly_drawn):
 def test_another_seed_draws_other_toys():
     one, same, other = (render_toys([3], 16, seed)[0] for seed in (1, 1, 2))
     assert (one == same).all() and (one != other).any()
+
+
+def change_pattern(monkeypatch):
+    original = toys._PATTERNS["dots"]
+    monkeypatch.setitem(toys._PATTERNS, "dots", lambda u, v, f: original(u, v, f) + 0.1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda patch: patch.setitem(toys._PROFILES, "fish", "03455431346"),
+        lambda patch: patch.setitem(toys._RANGES, "brightness", (0.4, 1.3)),
+        lambda patch: patch.setattr(toys, "_WALL", ((0.2, 1.0), (0.25, 1.0))),
+        lambda patch: patch.setattr(toys, "_PALETTES", ["ffffff 000000 888888", *PALETTES[1:]]),
+        change_pattern,
+    ],
+    ids=["silhouette", "range", "backdrop", "palette", "pattern"],
+)
+def test_another_drawing_has_another_hash(monkeypatch, change):
+    before = toys.hash_drawing()
+    change(monkeypatch)
+    toys._toy_recipe.cache_clear()
+    assert toys.hash_drawing() != before
+    monkeypatch.undo()
+    toys._toy_recipe.cache_clear()
+    assert toys.hash_drawing() == before
+
+
+def test_toys_are_kept_until_the_drawing_changes(tmp_path, monkeypatch, quickly_drawn, capsys):
+    """A type hint or a comment in the file that draws them changes nothing."""
+
+    def load():
+        image_files._load_toys(8, 1, tmp_path, seen=2, validation=1, unseen=1)
+        return "drawing" in capsys.readouterr().out
+
+    assert [load(), load()] == [True, False]
+    monkeypatch.setattr(toys, "hash_drawing", lambda: "another")
+    assert [load(), load()] == [True, False]
 
 
 def test_folder_with_train_and_test(tmp_path):

@@ -393,7 +393,13 @@ def _check_is_no_image(label: str) -> None:
         )
 
 
-def _check_no_entry(gallery, paths, label, embeddings, hashes) -> None:
+def _check_no_entry(
+    gallery: Gallery,
+    paths: Sequence[Path],
+    label: str,
+    embeddings: np.ndarray,
+    hashes: Sequence[str],
+) -> None:
     """Raise ValueError, naming its label, if one of the images is an entry already."""
     copies = gallery.find_copies(embeddings, hashes)
     for path, copy in zip(paths, copies):

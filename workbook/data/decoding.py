@@ -36,6 +36,8 @@ _IMAGES += "SGI SUN MSP XBM XPM IM FLI FITS SPIDER PIXAR BLP FTEX TGA"
 Image.init()
 FORMATS = [name for name in _IMAGES.split() if name in Image.OPEN]
 
+Remarks = list[tuple[str, str]]  # (reason, remedy) of what deserves a look
+
 _big_image = threading.Lock()  # one at a time, so that memory stays bounded
 
 
@@ -43,7 +45,7 @@ class Unreadable(ValueError):
     """A file that cannot be read as an image; its arguments are the reason and the remedy."""
 
 
-def open_image(path: str | os.PathLike) -> BinaryIO:
+def open_image(path: str | os.PathLike) -> io.BufferedReader:
     """Open a file for `decode`.
 
     Raises Unreadable for a folder, and for a pipe or a device, which may never end.
@@ -56,7 +58,7 @@ def open_image(path: str | os.PathLike) -> BinaryIO:
     return open(path, "rb")
 
 
-def decode(file: BinaryIO, size: int) -> tuple[np.ndarray, list[tuple[str, str]]]:
+def decode(file: BinaryIO, size: int) -> tuple[np.ndarray, Remarks]:
     """Decode an open image file and resize it to a square.
 
     Returns
@@ -66,7 +68,7 @@ def decode(file: BinaryIO, size: int) -> tuple[np.ndarray, list[tuple[str, str]]
     remarks : list of (reason, remedy)
         What deserves a look, although the image could be read.
     """
-    notes: list[tuple[str, str]] = []
+    notes: Remarks = []
     head = file.read(16)
     image: Any
     with Image.open(file, formats=FORMATS) as image:
@@ -102,7 +104,7 @@ def decode(file: BinaryIO, size: int) -> tuple[np.ndarray, list[tuple[str, str]]
 _SAVE_8_BITS = "save it with 8 bits a colour, as PNG or JPEG"
 
 
-def _eight_bits(image, notes):
+def _eight_bits(image: Any, notes: Remarks) -> Any:
     """A grey image of 16 bits a pixel as "L", or as "LA" where one of its values is transparent."""
     values, clear = np.asarray(image), image.info.get("transparency")
     tags = getattr(image, "tag_v2", {})  # a TIFF's
@@ -122,7 +124,7 @@ def _eight_bits(image, notes):
     return grey
 
 
-def _look_at_deep_colors(image, notes):
+def _look_at_deep_colors(image: Any, notes: Remarks) -> None:
     """Pillow keeps the upper 8 of 16 bits, but all of the colour that stands for transparent."""
     clear = image.info.get("transparency")
     if isinstance(clear, tuple):
@@ -133,7 +135,7 @@ def _look_at_deep_colors(image, notes):
         notes.append((reason, f"compare it with its original; if it is wrong, {_SAVE_8_BITS}"))
 
 
-def _to_srgb(image, profile, grey, notes):
+def _to_srgb(image: Any, profile: bytes, grey: bool, notes: Remarks) -> Any:
     """An RGB, RGBA or CMYK image in the colours of sRGB, by the profile that its file carries."""
     mode = "L" if grey and profile[16:20] == b"GRAY" else image.mode.removesuffix("A")
     transform, wrong = _transform(profile, mode)
@@ -141,14 +143,14 @@ def _to_srgb(image, profile, grey, notes):
         notes.append((f"its colour profile is ignored: {wrong}", "save it anew, in sRGB"))
     if transform is None:
         return image
-    colors = ImageCms.applyTransform(image.convert(mode), transform)
+    colors: Any = ImageCms.applyTransform(image.convert(mode), transform)
     if image.mode == "RGBA":
         colors.putalpha(image.getchannel("A"))
     return colors
 
 
 @functools.lru_cache(16)
-def _transform(profile, mode):
+def _transform(profile: bytes, mode: str) -> tuple[Any, str]:
     """(how a profile's colours become sRGB, None if they are the same; what is wrong with it)."""
     try:
         transform = ImageCms.buildTransform(
@@ -239,7 +241,7 @@ def explain(path: str | os.PathLike, error: Exception) -> tuple[str, str]:
     return why, _RESTORE
 
 
-def _what_is(head, suffix):
+def _what_is(head: bytes, suffix: str) -> tuple[str, str] | None:
     """(reason, remedy) for the first bytes of a file that say why it could not be read, or None."""
     if not head:
         return "an empty file", "restore or delete it"
@@ -257,7 +259,7 @@ def _what_is(head, suffix):
     return None
 
 
-def _what_box(head):
+def _what_box(head: bytes) -> tuple[str, str]:
     """The same for the family of MP4, whose brands tell."""
     end = min(int.from_bytes(head[:4], "big"), 256)
     brands = {head[i : i + 4] for i in range(8, end, 4)}
@@ -272,6 +274,6 @@ def _what_box(head):
     return "a video (MP4, MOV), not an image", _FRAMES
 
 
-def _is_raw(tags, head):
+def _is_raw(tags: Any, head: bytes) -> bool:
     """A TIFF that is a DNG, a CR2, or begins with a small copy of what lies in sub-directories."""
     return 50706 in tags or head[8:10] == b"CR" or (bool(tags.get(254, 0) & 1) and 330 in tags)

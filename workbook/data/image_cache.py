@@ -74,7 +74,7 @@ def _read_cache(cache: Path, size: int) -> tuple[np.ndarray, Results] | None:
 
 
 def _decode_into(folder: Path, paths: list[str], size: int) -> None:
-    def read(path):
+    def read(path: str) -> tuple[list, np.ndarray | None]:
         try:
             with open_image(path) as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()

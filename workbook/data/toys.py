@@ -5,8 +5,11 @@ Data, not method: `images.load_images` calls it. Explained in notebook 01.
 
 import colorsys
 import functools
+import hashlib
 import math
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -77,7 +80,7 @@ TOY_FACTORS = tuple(_RANGES)
 
 
 @functools.lru_cache(maxsize=1024)
-def _toy_recipe(class_id, seed):
+def _toy_recipe(class_id: int, seed: int) -> dict[str, Any]:
     """What makes a toy this toy: everything here is the same in all its photographs."""
     rng = np.random.default_rng(seed)  # one shuffle of the three tables for each seed
     shapes, patterns, palettes = (
@@ -113,7 +116,9 @@ def _toy_recipe(class_id, seed):
     }
 
 
-def render_toy(class_id, instance_id, size=64, seed=0):
+def render_toy(
+    class_id: int, instance_id: int, size: int = 64, seed: int = 0
+) -> tuple[np.ndarray, dict[str, float]]:
     """Photograph one toy: returns a uint8 image (size, size, 3) and its factors, a dict."""
     toy, rng = _toy_recipe(class_id, seed), np.random.default_rng([seed, class_id, instance_id + 1])
     f = {name: rng.uniform(*bounds) for name, bounds in _RANGES.items()}
@@ -124,10 +129,10 @@ def render_toy(class_id, instance_id, size=64, seed=0):
     dx, dy = (gx - f["x"]) / f["scale"], (gy - f["y"]) / f["scale"]
     u, v = c * dx + s * dy, c * dy - s * dx  # the toy's own axes
 
-    def spot(right, down, radius):
+    def spot(right: float, down: float, radius: float) -> np.ndarray:
         return np.hypot(u - toy["middle"][0] - right, v - toy["middle"][1] - down) < radius
 
-    def blurred(picture, share):
+    def blurred(picture: Image.Image, share: float) -> np.ndarray:
         picture = picture.filter(ImageFilter.GaussianBlur(share * n))
         return np.asarray(picture, np.float32) / 255
 
@@ -148,7 +153,7 @@ def render_toy(class_id, instance_id, size=64, seed=0):
     shine = 1 + 0.12 * (sun_x * gx + sun_y * gy) + f["texture"] * np.clip(paper * 4, -1, 1)
     shift = round(-0.03 * n * sun_y), round(-0.03 * n * sun_x)
     shine *= 1 - 0.5 * np.roll(blurred(mask, 0.03), shift, (0, 1))
-    photo = np.float32(wall) * shine[..., None]
+    photo = np.array(wall, np.float32) * shine[..., None]
 
     # The toy: pattern and detail, then light and gloss from the slopes, and a dark rim.
     c, s = math.cos(toy["tilt"]), math.sin(toy["tilt"])
@@ -168,7 +173,7 @@ def render_toy(class_id, instance_id, size=64, seed=0):
 
     # A rod in front of the toy, in half of the photographs.
     thick, lean, f["occlusion"] = f["occlusion"], rng.uniform(0, math.pi), 0.0
-    rod = np.float32(colorsys.hsv_to_rgb(rng.random(), 0.55, 0.85))
+    rod = np.array(colorsys.hsv_to_rgb(rng.random(), 0.55, 0.85), np.float32)
     across = (math.cos(lean) * dx + math.sin(lean) * dy - rng.uniform(-0.5, 0.5)) / thick
     if rng.random() < 0.5:
         photo *= (1 - 0.4 * np.exp(-3 * np.maximum(np.abs(across) - 1, 0)))[..., None]
@@ -176,13 +181,16 @@ def render_toy(class_id, instance_id, size=64, seed=0):
         photo[over] = rod * (1.1 - 0.6 * (across[over, None] - 0.3) ** 2)
         f["occlusion"] = float((over & inside).sum() / inside.sum())
 
-    photo *= np.float32([1 + f["warmth"], 1, 1 - f["warmth"]]) * np.float32(f["brightness"])
+    tint = np.array([1 + f["warmth"], 1, 1 - f["warmth"]], np.float32)
+    photo *= tint * np.float32(f["brightness"])
     image = Image.fromarray(np.uint8(np.clip(photo, 0, 1) * 255)).reduce(n // size)
     grain = rng.normal(0, 255 * f["noise"], (size, size, 3))
-    return np.uint8(np.clip(image + grain, 0, 255)), f
+    return np.clip(np.asarray(image) + grain, 0, 255).astype(np.uint8), f
 
 
-def render_toys(counts, size=64, seed=0):
+def render_toys(
+    counts: Sequence[int], size: int = 64, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """`counts[c]` photographs of toy c, for every c: (images, labels, factors).
 
     images (n, size, size, 3) uint8, labels (n,) int32, factors: name -> (n,) float32, the true
@@ -190,6 +198,16 @@ def render_toys(counts, size=64, seed=0):
     """
     jobs = [(c, i) for c, count in enumerate(counts) for i in range(count)]
     with ThreadPoolExecutor() as pool:
-        photos, shots = zip(*pool.map(lambda job: render_toy(*job, size, seed), jobs))
+        photos, shots = zip(*pool.map(lambda job: render_toy(job[0], job[1], size, seed), jobs))
     labels = np.array([c for c, _ in jobs], np.int32)
-    return np.stack(photos), labels, {k: np.float32([f[k] for f in shots]) for k in TOY_FACTORS}
+    factors = {name: np.array([f[name] for f in shots], np.float32) for name in TOY_FACTORS}
+    return np.stack(photos), labels, factors
+
+
+def hash_drawing() -> str:
+    """Return a hash of how toys are drawn: of one small photograph of each silhouette.
+
+    It stays the same while the images stay the same, whatever else changes in this file.
+    """
+    images, _, _ = render_toys([1] * len({**_RADII, **_PROFILES}), 16, 0)
+    return hashlib.sha256(images.tobytes()).hexdigest()

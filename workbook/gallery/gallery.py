@@ -122,7 +122,9 @@ class Gallery:
         """The hash of the model's weights: embeddings of two models cannot be compared."""
         return storage.hash_weights(self.model)
 
-    def _set_entries(self, embeddings, labels, paths, hashes, enrolled) -> None:
+    def _set_entries(
+        self, embeddings: np.ndarray, labels: Any, paths: Any, hashes: Any, enrolled: Any
+    ) -> None:
         self.embeddings: np.ndarray = embeddings
         self.labels, self.paths, self.hashes = (
             np.asarray(texts, np.str_) for texts in (labels, paths, hashes)
@@ -386,11 +388,13 @@ class Gallery:
         enrolled = np.full(len(paths), True)
         self._append(**entries | {"paths": paths, "enrolled": enrolled})
 
-    def _append(self, **more) -> None:
+    def _append(self, **more: Any) -> None:
         own = self._entries()
         self._set_entries(**{name: np.concatenate([own[name], more[name]]) for name in own})
 
-    def _check_no_second_label(self, embeddings, labels, paths, hashes) -> None:
+    def _check_no_second_label(
+        self, embeddings: np.ndarray, labels: Any, paths: Any, hashes: Any
+    ) -> None:
         """Raise ValueError for an image that has another label, here or among the new ones."""
         first: dict[str, tuple[str, str]] = {}
         for label, path, digest in zip(labels, paths, hashes):
@@ -503,7 +507,9 @@ class Gallery:
                 copies[row] = -1  # both contents are known, and they differ
         return copies
 
-    def _search(self, queries, k, query_groups=None, entry_groups=None):
+    def _search(
+        self, queries: np.ndarray, k: int, query_groups: Any = None, entry_groups: Any = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         return nearest_entries(queries, self.embeddings, k, self._norms, query_groups, entry_groups)
 
     def _number_images(self) -> np.ndarray:
@@ -556,7 +562,9 @@ class Gallery:
         groups = {"query_groups": images, "entry_groups": images}
         return self._compare(self.embeddings, list(self.labels), is_known, groups)
 
-    def _compare(self, embeddings, labels, is_known, groups) -> Comparison:
+    def _compare(
+        self, embeddings: np.ndarray, labels: list, is_known: Any, groups: dict[str, Any]
+    ) -> Comparison:
         self._check_not_empty()
         distances, nearest = (found[:, 0] for found in self._search(embeddings, 1, **groups))
         _, numbers = np.unique([*self.labels, *labels], return_inverse=True)

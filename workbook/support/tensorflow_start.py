@@ -9,10 +9,11 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def _quiet_start():
+def _quiet_start() -> Iterator[None]:
     """Load TensorFlow with oneDNN's kernels, and without what its C++ side writes to stderr."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # off by default on CPUs without AVX-512
@@ -29,7 +30,7 @@ def _quiet_start():
 DRIVER = ("/proc/driver/nvidia", "/dev/nvidia0")  # where a GPU's driver shows itself on Linux
 
 
-def _what_tensorflow_says():
+def _what_tensorflow_says() -> str:
     """Why it finds no GPU, in its own words: asked in a process of its own, which is not quiet."""
     ask = "import tensorflow as tf; tf.config.list_physical_devices('GPU')"
     loud = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "0"}
@@ -38,7 +39,7 @@ def _what_tensorflow_says():
     return reasons[0] if reasons else "TensorFlow does not say why"
 
 
-def use_gpus():
+def use_gpus() -> list:
     """The GPUs that TensorFlow can use, each of which then gives memory as it is needed.
 
     One that is there, but not for TensorFlow, is reported in a line: else all would only be slow.

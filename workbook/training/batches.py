@@ -9,6 +9,7 @@ import numpy as np
 from siamese_utils import check_labels
 from workbook.support.tensorflow_start import keras
 
+Logs = dict[str, float]  # what Keras tells a callback: name -> value
 NUMBERS = "training takes whole numbers, such as np.unique(labels, return_inverse=True)[1]"
 
 
@@ -143,7 +144,7 @@ class EpochSetter(keras.callbacks.Callback):
         super().__init__()
         self.batches = batches
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self.batches.set_epoch(epoch)
 
     @classmethod

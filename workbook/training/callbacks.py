@@ -4,6 +4,7 @@ import math
 import sys
 import time
 import warnings
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,6 +12,7 @@ from IPython.display import display
 from matplotlib.ticker import MaxNLocator
 
 from workbook.support.tensorflow_start import keras
+from workbook.training.batches import Logs
 from workbook.training.mined_model import StepTracker
 
 
@@ -37,23 +39,26 @@ class LiveLossPlot(keras.callbacks.Callback):
 
     def __init__(self, title: str = "", live: bool = True):
         super().__init__()
-        self.title, self.figure, self.handle, self.drawn = title, None, None, 0.0
+        self.title, self.drawn = title, 0.0
+        self.figure: Any = None
+        self.handle: Any = None
         self.history: dict[str, list[float]] = {}
         self.live = live and "ipykernel" in sys.modules
 
-    def on_train_begin(self, logs=None):  # a resumed training brings its first epochs along
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        # a resumed training brings its first epochs along
         self.history = {name: list(v) for name, v in self.model.history.history.items()}
 
-    def on_epoch_end(self, epoch, logs=None):
-        for name, value in (logs or {}).items():
+    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
+        for name, value in logs.items():
             self.history.setdefault(name, []).append(float(value))
         if self.live and time.monotonic() - self.drawn > 1:
             self._draw()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Logs | None = None) -> None:
         self._draw()
 
-    def _draw(self):
+    def _draw(self) -> None:
         if self.figure is None:
             self.figure, self.axes = plt.subplots(1, 3, figsize=(12, 3.2), layout="constrained")
             plt.close(self.figure)  # pyplot would show it a second time when the cell ends
@@ -88,23 +93,23 @@ class Guard(StepTracker):
     negative is farther away than the positive.
     """
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         self.near_zero, self.warned = 0, False
         # the share of batches whose labels allow a triplet; triplets that are given always do
         self.batches_with_triplet = getattr(self.model, "batches_with_triplet", None)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         super().on_epoch_begin(epoch)
         self.share = 1
         if self.batches_with_triplet is not None:
             self.batches_with_triplet.reset_state()
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Logs) -> None:
         if self.batches_with_triplet is not None:  # now: validation would count its batches too
             self.share = self.batches_with_triplet.result()
         self._check(logs["loss"], self.model.trainable_weights[-1:])
 
-    def _check(self, loss, weights):
+    def _check(self, loss: float, weights: list) -> None:
         bad = [w.path for w in weights if not np.isfinite(w.numpy()).all()]
         if bad or not math.isfinite(loss):
             found = f"loss {loss}" + (f", NaN or infinity in {', '.join(bad)}" if bad else "")
@@ -114,7 +119,7 @@ class Guard(StepTracker):
             )
             raise self.locate_error(f"{found}. {remedy}")
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         self._check(logs["loss"], self.model.trainable_weights)
         if self.share == 0:
             self._warn(
@@ -133,7 +138,7 @@ class Guard(StepTracker):
                 "easier triplets first (semi-hard, then hard), or lower the margin"
             )
 
-    def _warn(self, message):
+    def _warn(self, message: str) -> None:
         if not self.warned:
             self.warned = True
             warnings.warn(message, RuntimeWarning, stacklevel=3)

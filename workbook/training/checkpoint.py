@@ -12,7 +12,8 @@ import zipfile
 import zlib
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from workbook.support.atomic_files import atomic_file, remove_leftovers
 from workbook.support.folder_lock import lock_folder, unlock_folder
 from workbook.support.tensorflow_start import keras
 from workbook.support.text import printable
-from workbook.training.batches import IndexBatches
+from workbook.training.batches import IndexBatches, Logs
 from workbook.training.mined_model import MinedSiameseModel, build_optimizer
 
 FORMAT = 2  # of the facts that a checkpoint notes about its training
@@ -32,7 +33,7 @@ def _get_random_state() -> list:
     return [random.getstate(), [kind, np.asarray(numbers).tolist(), *rest]]
 
 
-def _set_random_state(state):
+def _set_random_state(state: list) -> None:
     (version, numbers, gauss), numpy_state = state
     random.setstate((version, tuple(numbers), gauss))
     np.random.set_state(tuple(numpy_state))
@@ -89,20 +90,27 @@ class Checkpoint(keras.callbacks.Callback):
         self.folder, self.batches, self.resume = Path(folder), batches, resume
         self.files = [self.folder / "checkpoint.npz", self.folder / "checkpoint-before.npz"]
         self.settings = settings
-        self.state: dict | None = None  # epoch and history so far
+        self.state: dict = {}  # epoch and history so far; empty before `restore`
         self.within = False
+        self.last: Path | None = None  # the newest good file
+        self.unwritten: dict[str, Any] = {}  # arrays of a state that no file holds yet
 
     @property
     def history(self) -> dict[str, list[float]]:
         """The history of the epochs that are behind."""
-        return self.state["history"] if self.state else {}
+        return self.state.get("history", {})
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self.within = True
         return self
 
-    def __exit__(self, kind, error, trace):
-        state, self.state, self.within = self.state, None, False
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        state, self.state, self.within = self.state, {}, False
         if not state:
             return
         if kind is None:
@@ -128,7 +136,7 @@ class Checkpoint(keras.callbacks.Callback):
         self.variables = [*model.variables, *model.optimizer.variables]
         self.facts = self._facts(model)
         self.last, self.state = None, {"epoch": 0, "history": {}}
-        self.unwritten, self.written, self.took = None, time.monotonic(), 0
+        self.unwritten, self.written, self.took = {}, time.monotonic(), 0.0
         for path in filter(Path.exists, self.files):
             try:
                 state, arrays = self._read(path)
@@ -148,14 +156,14 @@ class Checkpoint(keras.callbacks.Callback):
             break
         return self.state["epoch"]
 
-    def _facts(self, model):
+    def _facts(self, model: keras.Model) -> dict[str, Any]:
         """Return what the result depends on, as JSON holds it; 16 images stand for all."""
         images, labels = self.batches.images, self.batches.labels
-        sample = np.ascontiguousarray(images[:: max(1, len(images) // 16)])
+        sample = images[:: max(1, len(images) // 16)]
         facts = self.settings | {
             "format": FORMAT,
-            "images": [*images.shape, zlib.crc32(sample)],
-            "labels": zlib.crc32(np.ascontiguousarray(labels)),
+            "images": [*images.shape, zlib.crc32(sample.tobytes())],
+            "labels": zlib.crc32(labels.tobytes()),
             "batches per epoch": len(self.batches),
             "shapes": [list(v.shape) for v in self.variables],
             **_describe_loss(model),
@@ -163,21 +171,21 @@ class Checkpoint(keras.callbacks.Callback):
         }
         return json.loads(json.dumps(facts, default=str))
 
-    def _read(self, path):
+    def _read(self, path: Path) -> tuple[dict, list[np.ndarray]]:
         if not zipfile.is_zipfile(path):
             raise ValueError("cut short")
         with np.load(path, allow_pickle=False) as file:  # a zip: it checks what it reads (CRC)
             state = json.loads(file["state"].item())
             return state, [file[f"v{i}"] for i in range(len(file.files) - 1)]
 
-    def _differences(self, there):
+    def _differences(self, there: dict[str, Any]) -> str:
         here = self.facts
         names = [name for name in here | there if here.get(name) != there.get(name)]
         return "; ".join(
             f"{n}: {there.get(n)!s:.60} there, {here.get(n)!s:.60} here" for n in names
         )
 
-    def _keep(self):
+    def _keep(self) -> None:
         """Take the state down as it is now, and write it if that is due."""
         self.state |= {"facts": self.facts, "random": _get_random_state()}
         arrays = {f"v{i}": v.numpy() for i, v in enumerate(self.variables)}
@@ -187,22 +195,22 @@ class Checkpoint(keras.callbacks.Callback):
         ):
             self._write()
 
-    def _write(self):
+    def _write(self) -> None:
         begin = time.monotonic()
         with atomic_file(self.files[0]) as part:
             np.savez(part, **self.unwritten)
             if self.last == self.files[0]:  # a damaged one must not displace the good one
                 os.replace(*self.files)
                 self.last = self.files[1]
-        self.last, self.unwritten, self.written = self.files[0], None, time.monotonic()
+        self.last, self.unwritten, self.written = self.files[0], {}, time.monotonic()
         self.took = self.written - begin
 
-    def _remove(self):
+    def _remove(self) -> None:
         for path in reversed(self.files):
             path.unlink(missing_ok=True)
 
-    def on_train_begin(self, logs=None):
-        if not self.within or self.state is None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        if not self.within or not self.state:
             raise RuntimeError(
                 "call fit within `with Checkpoint(...) as checkpoint:` and pass it "
                 "initial_epoch=checkpoint.restore(model)"
@@ -214,7 +222,7 @@ class Checkpoint(keras.callbacks.Callback):
         else:
             self._keep()  # a full disk shows now, not after the first epoch
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         self.state["epoch"] = epoch + 1
         for name, value in logs.items():
             self.state["history"].setdefault(name, []).append(float(value))

@@ -7,41 +7,38 @@ from typing import Any
 from siamese_utils import SiameseModel
 from workbook.models.devices import gather
 from workbook.support.tensorflow_start import keras, tf
-from workbook.training.batches import NUMBERS, EpochSetter, check_numbers
+from workbook.training.batches import NUMBERS, EpochSetter, Logs, check_numbers
 from workbook.training.losses import TripletLoss
 from workbook.training.mining import Miner, has_triplet, squared_distances
 
 
-class WorkerSteps:
-    """Lets a `SiameseModel` be trained by several workers, which Keras's own steps do not.
+class WorkerSteps(SiameseModel):
+    """A `SiameseModel` that several workers can train, which Keras's own steps do not allow."""
 
-    A class derives from it first and from `SiameseModel` second.
-    """
-
-    def train_step(self, data):
+    def train_step(self, data: Any) -> dict[str, Any]:
         return self._with_an_axis(super().train_step(data))
 
-    def test_step(self, data):
+    def test_step(self, data: Any) -> dict[str, Any]:
         return self._with_an_axis(super().test_step(data))
 
-    def _with_an_axis(self, logs):
+    def _with_an_axis(self, logs: dict[str, Any]) -> dict[str, Any]:
         """Give each logged value an axis, which Keras reduces where there are several workers."""
         if isinstance(self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
             logs = {name: value[None] for name, value in logs.items()}
         return logs
 
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         """Build the optimiser only: Keras's own method fails with several workers (issue 20585)."""
         if self.optimizer:
             build_optimizer(self)
 
 
-class ExplicitSiameseModel(WorkerSteps, SiameseModel):
+class ExplicitSiameseModel(WorkerSteps):
     """A `SiameseModel`, trained on explicit triplets, that several workers can train."""
 
 
 @keras.saving.register_keras_serializable(package="siamese_utils")
-class MinedSiameseModel(WorkerSteps, SiameseModel):
+class MinedSiameseModel(WorkerSteps):
     """A `SiameseModel` that embeds each image of a batch once and mines triplets among them.
 
     Parameters
@@ -68,10 +65,10 @@ class MinedSiameseModel(WorkerSteps, SiameseModel):
         self.miner = Miner(miner) if isinstance(miner, str) else miner
         self.batches_with_triplet = keras.metrics.Mean()  # not logged: `Guard` reads it
 
-    def call(self, images, training=False):
+    def call(self, images: Any, training: bool = False) -> Any:
         return self.embedding(images, training=training)
 
-    def triplet_loss(self, data, training):
+    def triplet_loss(self, data: Any, training: bool) -> Any:
         images, labels = check_labelled_batch(data)
         embeddings = gather(check_finite(self(check_finite_images(images), training=training)))
         labels = gather(labels)
@@ -86,10 +83,10 @@ class MinedSiameseModel(WorkerSteps, SiameseModel):
         # Each device computes the loss of the whole batch, and their gradients are added up.
         return (found.loss + penalty) / self.distribute_strategy.num_replicas_in_sync
 
-    def evaluate(self, x=None, y=None, *rest, **options):
+    def evaluate(self, x: Any = None, y: Any = None, *rest: Any, **options: Any) -> Any:
         return super().evaluate(x, y if y is None else check_numbers(y), *rest, **options)
 
-    def fit(self, x=None, y=None, *rest, **options):
+    def fit(self, x: Any = None, y: Any = None, *rest: Any, **options: Any) -> Any:
         """Keras's `fit`. `IndexBatches` are told each epoch; numbers that go wrong are located."""
         if hasattr(x, "set_epoch"):
             if options.get("steps_per_epoch"):
@@ -108,12 +105,12 @@ class MinedSiameseModel(WorkerSteps, SiameseModel):
                 raise
             raise tracker.locate_error(found[1]) from None
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         options = asdict(self.triplet_loss_function) | {"mining": self.miner.strategy}
         return super().get_config() | options
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
         names = TripletLoss.__dataclass_fields__
         loss = TripletLoss(**{name: config[name] for name in names if name in config})
         strategy = config.get("mining", "semi-hard")
@@ -170,10 +167,10 @@ def check_finite(embeddings: Any) -> Any:
 class StepTracker(keras.callbacks.Callback):
     """Knows the current epoch and step, and names them in an error."""
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self.epoch, self.step = epoch, 0
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
         self.step = batch
 
     def locate_error(self, message: str) -> FloatingPointError:

@@ -23,7 +23,7 @@ from workbook.models.trunk_cache import trunk_features
 from workbook.support.atomic_files import atomic_file
 from workbook.support.config import Config
 from workbook.support.tensorflow_start import keras
-from workbook.training.batches import EpochSetter, IndexBatches, pk_batches
+from workbook.training.batches import EpochSetter, IndexBatches, Logs, pk_batches
 from workbook.training.callbacks import Guard, LiveLossPlot
 from workbook.training.checkpoint import Checkpoint
 from workbook.training.mined_model import MinedSiameseModel
@@ -331,7 +331,7 @@ class _Validation(keras.callbacks.Callback):
             watched = data.where("train", "validation")  # they are looked up among these
         self.watched = watched
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         trainer = self.trainer
         embedded = np.zeros((len(trainer.data.labels), trainer.tail.output_shape[1]), np.float32)
         if len(self.watched):
@@ -361,7 +361,7 @@ class _BestWeights(keras.callbacks.Callback):
                 self.weights = [file[f"w{i}"] for i in range(len(file.files) - 1)]
                 self.epoch, self.recall = epoch, history["val_recall@1"][epoch - 1]
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         recall = logs["val_recall@1"]
         if recall <= self.recall:  # never for nan: without validation images the last epoch is kept
             return
