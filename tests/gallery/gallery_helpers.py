@@ -1,5 +1,6 @@
 """Small images, embeddings and changes of saved galleries, for the tests of the gallery."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -57,18 +58,29 @@ def edit(folder, **changes):
 
 def as_format(folder, version):
     """Rewrite a saved gallery as that older version of the workbook would have saved it."""
-    import hashlib
-
     about = edit(folder, format=version)
-    entries = folder / about["entries"]
-    with np.load(entries) as stored:
+    (part,) = about.pop("parts")
+    with np.load(folder / part["file"]) as stored:
         arrays = {name: stored[name] for name in ("embeddings", "labels", "paths")}
-    np.savez(entries, **arrays)
-    about["entries_sha256"] = hashlib.sha256(entries.read_bytes()).hexdigest()
-    for key, since in (("policy", 2), ("model_sha256", 3)):
+    np.savez(folder / part["file"], **arrays)
+    about |= {"entries": part["file"], "entries_sha256": sha256(folder / part["file"])}
+    for key, since in (("policy", 2), ("model_sha256", 3), ("trials", 5), ("state", 6)):
         if version < since:
             del about[key]
     (folder / "gallery.json").write_text(json.dumps(about))
+
+
+def sha256(path):
+    """The hash of a file as gallery.json has it."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def put_part(folder, content, **changes):
+    """Put other bytes into the first part of a saved gallery, with the hash that fits them."""
+    (part, *others) = edit(folder)["parts"]
+    (folder / part["file"]).write_bytes(content)
+    part |= {"sha256": sha256(folder / part["file"])} | changes
+    edit(folder, parts=[part, *others])
 
 
 def stopped(*words):

@@ -7,7 +7,7 @@ import tracemalloc
 import keras
 import numpy as np
 import pytest
-from gallery_helpers import as_format, edit, line, line_gallery
+from gallery_helpers import as_format, edit, line, line_gallery, put_part
 from small_models import small_embedding
 
 import siamese_utils as su
@@ -140,6 +140,9 @@ def test_enrolling_holds_a_batch_of_pixels_at_a_time():
     assert len(gallery.labels) == 664 and peak < 10e6
 
 
+KINDS = ["embedding", "entries", "gallery", "state"]
+
+
 def kinds(folder):
     """The files of a saved gallery, by what comes before the content's name."""
     names = [path.name for path in folder.iterdir() if path.name != ".folder.lock"]
@@ -150,7 +153,7 @@ def test_saved_and_loaded_it_is_the_same(gallery, tmp_path):
     gallery.fit_threshold()
     chosen, gallery.threshold = gallery.policy, 0.25
     gallery.save(tmp_path / "new" / "g")
-    assert kinds(tmp_path / "new" / "g") == ["embedding", "entries", "gallery"]
+    assert kinds(tmp_path / "new" / "g") == KINDS
     again = Gallery.load(tmp_path / "new" / "g")
     for name in ("embeddings", "labels", "paths"):
         np.testing.assert_array_equal(getattr(again, name), getattr(gallery, name))
@@ -160,7 +163,7 @@ def test_saved_and_loaded_it_is_the_same(gallery, tmp_path):
     again.remove("red")
     again.threshold = None
     again.save(tmp_path / "new" / "g")
-    assert kinds(tmp_path / "new" / "g") == ["embedding", "entries", "gallery"], "old ones go"
+    assert kinds(tmp_path / "new" / "g") == KINDS, "old ones go"
     third = Gallery.load(tmp_path / "new" / "g")
     assert third.threshold is None and len(third.labels) == 3
 
@@ -176,8 +179,8 @@ def test_load_refuses_what_does_not_belong_together(gallery, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no gallery\.json, so it is no gallery"):
         Gallery.load(tmp_path)
     gallery.save(tmp_path)
-    edit(tmp_path, format=6)
-    with pytest.raises(ValueError, match=r"newer version \(format 6"):
+    edit(tmp_path, format=7)
+    with pytest.raises(ValueError, match=r"newer version \(format 7"):
         Gallery.load(tmp_path)
     gallery.save(tmp_path)
     edit(tmp_path, embedding_size=9)
@@ -192,7 +195,7 @@ def test_load_refuses_what_does_not_belong_together(gallery, tmp_path):
     with pytest.raises(ValueError, match="other weights"):
         Gallery.load(tmp_path)
     gallery.save(tmp_path)
-    entries = tmp_path / edit(tmp_path)["entries"]
+    entries = tmp_path / edit(tmp_path)["parts"][0]["file"]
     entries.write_bytes(entries.read_bytes() + b"x")
     with pytest.raises(ValueError, match=r"entries-\w+.npz was changed"):
         Gallery.load(tmp_path)
@@ -225,7 +228,7 @@ def test_older_formats_are_read(gallery, tmp_path, capsys, version):
         assert (again.threshold, again.policy) == (gallery.threshold, gallery.policy)
 
 
-@pytest.mark.parametrize("name", ["embedding", "entries", "gallery.json"])
+@pytest.mark.parametrize("name", ["embedding", "entries", "state", "gallery.json"])
 def test_a_save_that_is_cut_short_leaves_the_older_gallery(gallery, tmp_path, monkeypatch, name):
     """Saving fails just before `name` gets its name, over an older gallery and over none."""
     replace = os.replace
@@ -237,6 +240,7 @@ def test_a_save_that_is_cut_short_leaves_the_older_gallery(gallery, tmp_path, mo
 
     gallery.save(tmp_path / "old")
     old = len(gallery.labels)
+    gallery.save(tmp_path / "another")  # so that over the old one all files are written
     gallery.remove("red")
     monkeypatch.setattr(os, "replace", failing)
     for folder in ("old", "none"):
@@ -252,6 +256,6 @@ def test_a_pickle_in_the_place_of_the_entries_is_not_read(gallery, tmp_path):
     hidden, entries = np.array([{"a": 1}], object), next(tmp_path.glob("entries-*.npz"))
     with np.load(entries) as stored:
         np.savez(entries, **{**stored, "labels": hidden})
-    edit(tmp_path, entries_sha256=hashlib.sha256(entries.read_bytes()).hexdigest())
+    put_part(tmp_path, entries.read_bytes())
     with pytest.raises(FileNotFoundError, match=r"no whole gallery \(.*an array \(1,\) of object"):
         Gallery.load(tmp_path)

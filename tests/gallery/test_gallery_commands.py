@@ -17,6 +17,7 @@ from PIL import Image
 from workbook import ROOT
 from workbook.__main__ import main
 from workbook.commands import gallery as gallery_commands
+from workbook.gallery import storage
 from workbook.gallery.gallery import CATALOGUE_SIZES, Gallery
 
 
@@ -223,8 +224,8 @@ def test_of_two_that_enroll_at_once_both_are_kept(saved, tmp_path):
     assert [process.wait() for process in processes] == [0, 0]
     assert sorted(Gallery.load(saved).labels.tolist()[6:]) == ["green", "grey"]
     names = {path.name.split("-")[0] for path in saved.iterdir()}
-    assert names - {".folder.lock"} == {"embedding", "entries", "gallery.json"}
-    assert len(list(saved.glob("*-*"))) == 2, "no file is left over"
+    assert names - {".folder.lock"} == {"embedding", "entries", "state", "gallery.json"}
+    assert {path.name for path in saved.glob("*-*")} == storage.list_files(saved), "none is left"
 
 
 def test_a_change_waits_until_the_other_is_written(saved, tmp_path, monkeypatch):

@@ -1,6 +1,5 @@
 """A gallery or a model from a stranger: refused before it is believed, and nothing of it runs."""
 
-import hashlib
 import io
 import json
 import tracemalloc
@@ -9,7 +8,7 @@ import zipfile
 import h5py
 import numpy as np
 import pytest
-from gallery_helpers import edit
+from gallery_helpers import edit, put_part, sha256
 from PIL import Image
 
 from workbook.__main__ import main
@@ -44,6 +43,11 @@ def refused(folder, says):
 
 # ------------------------------------------------------------------------------- 1 gallery.json
 
+
+def files_of(about):
+    return {about["model"], about["parts"][0]["file"], about["state"]}
+
+
 DIGITS = "0123456789abcdef"
 NAMES = {
     "absolute": f"/tmp/embedding-{DIGITS}.keras",
@@ -63,14 +67,15 @@ NAMES = {
 }
 
 
-@pytest.mark.parametrize("key", ["model", "entries"])
+@pytest.mark.parametrize("key", ["model", "parts", "state"])
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 def test_only_names_that_save_gives_are_opened(gallery, nothing_loaded, key, name):
     folder, about = gallery
-    assert storage.list_files(folder) == {about["model"], about["entries"]}
-    if key == "entries" and isinstance(name, str):
-        name = name.replace("embedding", "entries").replace(".keras", ".npz")
-    edit(folder, **{key: name})
+    assert storage.list_files(folder) == files_of(about)
+    if key != "model" and isinstance(name, str):
+        kind = "entries" if key == "parts" else key
+        name = name.replace("embedding", kind).replace(".keras", ".npz")
+    edit(folder, **{key: [about["parts"][0] | {"file": name}] if key == "parts" else name})
     refused(folder, rf"gallery\.json, {key}: ")
     assert storage.list_files(folder) == set(), "the next save removes nothing"
 
@@ -82,7 +87,8 @@ WRONG = {
     "trials": [[], {}, {"known_held_out": 1, "strangers_simulated": True, "are_current": True}],
     "model_sha256": ["0" * 63, "G" * 64, 7, None],
     "model_weights_sha256": [None, 0],
-    "entries_sha256": [None, {}],
+    "parts": [None, {}, [{}], [5], "file"],
+    "state_sha256": [None, {}],
     "format": [None, -1, "3", 3.0, True],
 }
 
@@ -118,7 +124,7 @@ def test_the_file_of_the_model_is_checked_before_it_is_loaded(gallery, nothing_l
         Gallery.load(folder)
 
 
-def test_a_save_removes_the_two_files_of_the_gallery_before_and_no_others(gallery):
+def test_a_save_removes_the_files_of_the_gallery_before_and_no_others(gallery):
     folder, about = gallery
     own = ["embedding-mine.keras", "entries-2024.npz", f"embedding-{DIGITS}.keras"]
     for name in own:
@@ -127,18 +133,12 @@ def test_a_save_removes_the_two_files_of_the_gallery_before_and_no_others(galler
     again.remove("red")
     again.save(folder)
     now = edit(folder)
-    assert now["entries"] != about["entries"]
-    expected = {*own, "gallery.json", now["model"], now["entries"]}
+    assert now["parts"] != about["parts"]
+    expected = {*own, "gallery.json", *files_of(now)}
     assert {path.name for path in folder.iterdir()} - {".folder.lock"} == expected
 
 
 # ------------------------------------------------------------------------------- 2 the entries
-
-
-def put_entries(folder, content):
-    """Put other entries into a gallery, with the hash that belongs to them."""
-    about = edit(folder, entries_sha256=hashlib.sha256(content).hexdigest())
-    (folder / about["entries"]).write_bytes(content)
 
 
 def npz(write=np.savez, **changes):
@@ -149,10 +149,19 @@ def npz(write=np.savez, **changes):
         "paths": ["", ""],
         "hashes": ["", ""],
         "enrolled": [False, True],
+    }
+    write(buffer, **arrays | changes)
+    return buffer.getvalue()
+
+
+def state(**changes):
+    buffer = io.BytesIO()
+    arrays = {
+        "removed": np.zeros(0, int),
         "known_distances": [0.5], "known_margins": [0.5], "known_right": [True],
         "known_classes": [0], "stranger_distances": [1.0, 2.0], "stranger_classes": [0, 1],
     }  # fmt: skip
-    write(buffer, **arrays | changes)
+    np.savez(buffer, **arrays | changes)
     return buffer.getvalue()
 
 
@@ -183,9 +192,16 @@ ENTRIES = {  # what: (entries, what the error says)
     "the label unknown": lambda: npz(labels=["a", "unknown"]),
     "one hash too many": lambda: npz(hashes=["", "", ""]),
     "numbers for marks": lambda: npz(enrolled=[0, 1]),
-    "a margin too many": lambda: npz(known_margins=[0.5, 0.5]),
-    "a distance that is infinite": lambda: npz(stranger_distances=[1.0, np.inf]),
     "no zip": lambda: b"no zip",
+}
+STATES = {
+    "a margin too many": (lambda: state(known_margins=[0.5, 0.5]), "2 known_margins"),
+    "a distance that is infinite": (lambda: state(stranger_distances=[1.0, np.inf]), "not finite"),
+    "trials missing": (lambda: npz(), "does not hold removed, known_distances"),
+    "a row removed twice": (lambda: state(removed=[0, 0]), "do not ascend"),
+    "a row before the first": (lambda: state(removed=[-1]), "do not ascend"),
+    "a row after the last": (lambda: state(removed=[0, 2]), "row 2 was removed of 2"),
+    "a share of a row": (lambda: state(removed=[0.5]), r"an array \(1,\) of float64"),
 }
 
 
@@ -201,7 +217,7 @@ def zipped_without(left_out):
 @pytest.mark.parametrize("make", ENTRIES.values(), ids=ENTRIES)
 def test_entries_of_another_make_are_refused_in_little_memory(gallery, nothing_loaded, make):
     content = make()
-    put_entries(gallery[0], content)
+    put_part(gallery[0], content)
     tracemalloc.start()
     refused(gallery[0], r"entries-\w+\.npz")
     peak = tracemalloc.get_traced_memory()[1]
@@ -209,8 +225,27 @@ def test_entries_of_another_make_are_refused_in_little_memory(gallery, nothing_l
     assert peak < 2 * 10**6 + 3 * len(content), "nothing was unpacked"
 
 
+@pytest.mark.parametrize("make, says", STATES.values(), ids=STATES)
+def test_a_state_of_another_make_is_refused(gallery, nothing_loaded, make, says):
+    folder, about = gallery
+    (folder / about["state"]).write_bytes(make())
+    edit(folder, state_sha256=sha256(folder / about["state"]))
+    refused(folder, rf"state-\w+\.npz: .*{says}")
+
+
+def test_a_part_of_another_length_and_a_file_that_is_named_twice_are_refused(
+    gallery, nothing_loaded
+):
+    folder, about = gallery
+    edit(folder, parts=[about["parts"][0] | {"entries": 3}])
+    refused(folder, r"entries-\w+\.npz: 2 embeddings, not 3 as gallery\.json says")
+    edit(folder, parts=about["parts"] * 2)  # a small file could fill the memory
+    refused(folder, "parts: ")
+
+
 def test_arrays_of_a_later_format_are_refused_in_an_older_one(gallery, nothing_loaded):
-    edit(gallery[0], format=3)
+    part = gallery[1]["parts"][0]
+    edit(gallery[0], format=3, entries=part["file"], entries_sha256=part["sha256"])
     refused(gallery[0], "it does not hold embeddings, labels, paths")
 
 
@@ -219,7 +254,7 @@ def test_a_label_reaches_the_terminal_and_the_table_without_its_control_characte
 ):
     image, table = tmp_path / "p.png", tmp_path / "t.csv"
     Image.new("RGB", (16, 16), "red").save(image)
-    put_entries(gallery[0], npz(labels=["\x1b[2Jred", "\x1b[2Jred"], paths=["\x07", "\x07"]))
+    put_part(gallery[0], npz(labels=["\x1b[2Jred", "\x1b[2Jred"], paths=["\x07", "\x07"]))
     edit(gallery[0], threshold=None)
     main(["identify", str(gallery[0]), str(image)])
     main(["identify", str(gallery[0]), str(image), "--csv", str(table)])

@@ -3,7 +3,7 @@
 `saved_before/` holds an embedding, a `SiameseModel`, a `MinedSiameseModel` and a gallery around it
 from before the package was sorted into folders, the embeddings that it gave, and the checkpoint of
 a training of `small_run` that was interrupted after two of three epochs. `gallery_4` is of format
-4, the last one without a calibration.
+4, the last one without a calibration, `gallery_5` the last one with a single file of arrays.
 """
 
 import shutil
@@ -63,11 +63,22 @@ def test_a_gallery_gives_the_same_answers(tmp_path, name):
         match = gallery.identify(image.astype(np.uint8))
         assert match.label == label and match.distance < 1e-6 and match.probability is None
     assert "at most 5% of strangers let in" in gallery.describe_threshold()
+    gallery.save(tmp_path / "gallery")  # which writes it in the present format
+    again = Gallery.load(tmp_path / "gallery")
+    assert again.policy == gallery.policy and (again.labels == gallery.labels).all()
     assert gallery.describe_probability().startswith("no probability: this gallery holds no")
     with pytest.raises(ValueError, match="no threshold can be chosen: this gallery holds no"):
         gallery.choose_threshold(0.1)
-    gallery.save(tmp_path / "again")
-    assert Gallery.load(tmp_path / "again").policy == gallery.policy
+
+
+def test_the_trials_of_a_gallery_in_one_file_are_kept(tmp_path):
+    gallery = Gallery.load(shutil.copytree(BEFORE / "gallery_5", tmp_path / "gallery"))
+    assert len(gallery.trials.known_distances) == 8 and gallery.trials.are_current
+    policy = gallery.choose_threshold(0.5)
+    assert 0 < policy["strangers_let_in"] <= 0.5
+    gallery.save(tmp_path / "gallery")
+    trials = Gallery.load(tmp_path / "gallery").trials
+    np.testing.assert_array_equal(trials.known_distances, gallery.trials.known_distances)
 
 
 def test_a_checkpoint_is_refused_in_one_sentence_and_not_removed(tmp_path, capsys, monkeypatch):

@@ -17,7 +17,8 @@ from workbook.data.folder_layout import list_image_files
 from workbook.data.images import load_images
 from workbook.gallery import storage
 from workbook.gallery.calibration import FEWEST
-from workbook.gallery.gallery import CATALOGUE_SIZES, Gallery, read_image
+from workbook.gallery.gallery import CATALOGUE_SIZES, Gallery
+from workbook.gallery.images import read_image
 from workbook.models.backbones import LITE, NAMES
 from workbook.models.mixture import build_plain_model
 from workbook.models.saved_models import load_model
@@ -122,7 +123,8 @@ def enroll(folder: str, label: str, images: Sequence[str], catalogue: bool = Fal
         embeddings, hashes = gallery.embed_images(paths, sizes)
         short = shorten_paths(paths, gallery.paths)
         _check_no_entry(gallery, paths, label, embeddings[: len(paths)], hashes)
-        similar = {str(one) for one in gallery.labels if one.casefold() == label.casefold()}
+        classes = set(gallery.labels.tolist())
+        similar = {one for one in classes if one.casefold() == label.casefold()}
         gallery.add_embeddings(
             embeddings,
             [label] * len(embeddings),

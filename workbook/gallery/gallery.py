@@ -8,7 +8,6 @@ A run of the notebooks saves one in `runs/<run>/gallery`. Notebook 6, "Strangers
 explains it.
 """
 
-import hashlib
 import os
 import unicodedata
 from collections import Counter
@@ -21,11 +20,13 @@ from typing import Any
 import numpy as np
 
 from siamese_utils import embed
-from workbook.data.images import ImageDataset, decode_image, on_white
+from workbook.data.images import ImageDataset, on_white
 from workbook.data.report import report_entry
 from workbook.gallery import storage
 from workbook.gallery.calibration import name_method, relative_margins
-from workbook.gallery.search import nearest_entries, squared_norms
+from workbook.gallery.entries import COPY_TOLERANCE, Entries, check_finite
+from workbook.gallery.images import Image, hash_image, read_image
+from workbook.gallery.search import squared_norms
 from workbook.gallery.threshold import (
     Comparison,
     Trials,
@@ -39,15 +40,10 @@ from workbook.support.tensorflow_start import keras
 from workbook.support.text import list_first, normalize_label, printable
 
 CATALOGUE_SIZES = (1, 0.9, 0.8, 0.7)  # chosen on the validation images of `grocery`
-# Two embeddings of one image differ by rounding. Features kept as float16 are off by 2**-11 of
-# their value at most; here an embedding may be off by twice that, of which this is the square.
-COPY_TOLERANCE = 2.0**-20
 NO_TRIALS = (
     "this gallery holds no measured distances of known images and strangers, because an earlier "
     "version saved it or no threshold was chosen: build it again"
 )
-
-Image = str | Path | np.ndarray  # a path, or an array (s, s, 3) of RGB values 0..255
 
 
 @dataclass(frozen=True)
@@ -85,14 +81,8 @@ class Gallery:
     ----------
     model, size
         The embedding model and s, the side of its images in pixels.
-    embeddings
-        The entries, (m, dim) float32.
-    labels, paths
-        The class and the file of each entry, (m,) strings; the path is "" for an array.
-    hashes
-        `hash_image` of each entry's image, (m,) strings; "" where the image is not at hand.
-    enrolled
-        Whether each entry was added by hand, (m,) bool: `save_over` keeps these.
+    entries
+        The entries. `embeddings`, `labels`, `paths`, `hashes` and `enrolled` are its arrays.
     threshold
         An image whose nearest entry is farther is "unknown". None, as at first, means never.
     policy
@@ -114,28 +104,44 @@ class Gallery:
         self.threshold: float | None = None
         self.policy: dict[str, Any] | None = None
         self.trials: Trials | None = None
+        self._saved: storage.Saved | None = None
         empty = np.empty((0, embedding_model.output_shape[-1]), np.float32)
-        self._set_entries(embeddings=empty, labels=[], paths=[], hashes=[], enrolled=[])
+        self._set_entries(Entries.new(empty, [], [], [], []))
+
+    @property
+    def embeddings(self) -> np.ndarray:
+        """The embeddings of the entries, (m, dim) float32."""
+        return self.entries.embeddings
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The class of each entry, (m,) strings."""
+        return self.entries.labels
+
+    @property
+    def paths(self) -> np.ndarray:
+        """The file of each entry, (m,) strings; "" for an array."""
+        return self.entries.paths
+
+    @property
+    def hashes(self) -> np.ndarray:
+        """`hash_image` of each entry's image, (m,) strings; "" where the image is not at hand."""
+        return self.entries.hashes
+
+    @property
+    def enrolled(self) -> np.ndarray:
+        """Whether each entry was added by hand, (m,) bool: `save_over` keeps these."""
+        return self.entries.enrolled
 
     @cached_property
     def model_weights_sha256(self) -> str:
         """The hash of the model's weights: embeddings of two models cannot be compared."""
         return storage.hash_weights(self.model)
 
-    def _set_entries(
-        self, embeddings: np.ndarray, labels: Any, paths: Any, hashes: Any, enrolled: Any
-    ) -> None:
-        self.embeddings: np.ndarray = embeddings
-        self.labels, self.paths, self.hashes = (
-            np.asarray(texts, np.str_) for texts in (labels, paths, hashes)
-        )
-        self.enrolled = np.asarray(enrolled, bool)
-        self._norms = squared_norms(embeddings)
+    def _set_entries(self, entries: Entries) -> None:
+        self.entries = entries
         if self.trials:
             self.trials = replace(self.trials, are_current=False)
-
-    def _entries(self) -> dict[str, np.ndarray]:
-        return {name: getattr(self, name) for name in storage.ARRAYS}
 
     # ------------------------------------------------------------------- 1 adding and removing
 
@@ -258,18 +264,15 @@ class Gallery:
                 f"embeddings {embeddings.shape} and {len(paths)} paths for {len(labels)} labels: "
                 f"embeddings {shape} and one path for each label are needed"
             )
-        _check_finite(embeddings)
+        check_finite(embeddings)
         if hashes is not None:
             if len(hashes) != len(labels):
                 raise ValueError(f"{len(hashes)} hashes for {len(labels)} labels")
-            self._check_no_second_label(embeddings, labels, paths, hashes)
-        self._append(
-            embeddings=embeddings,
-            labels=labels,
-            paths=paths,
-            hashes=[""] * len(labels) if hashes is None else hashes,
-            enrolled=np.full(len(labels), enrolled),
-        )
+            self.entries.check_no_second_label(embeddings, labels, paths, hashes)
+        hashes = [""] * len(labels) if hashes is None else hashes
+        marks = np.full(len(labels), enrolled)
+        new = Entries.new(embeddings, labels, paths, hashes, marks)
+        self._set_entries(self.entries.append(new))
 
     def add_dataset(
         self, dataset: ImageDataset, embeddings: np.ndarray, rows: np.ndarray | None = None
@@ -334,9 +337,10 @@ class Gallery:
                 "the two galleries are of different models, so their distances cannot be "
                 "compared: build one of them again with the other's model"
             )
-        self._check_no_second_label(other.embeddings, other.labels, other.paths, other.hashes)
-        new = self.find_copies(other.embeddings, other.hashes) < 0
-        self._append_other({name: values[new] for name, values in other._entries().items()})
+        own, more = self.entries, other.entries
+        own.check_no_second_label(more.embeddings, more.labels, more.paths, more.hashes)
+        new = own.find_copies(more.embeddings, more.hashes) < 0
+        self._set_entries(own.append_enrolled(more.select(new)))
         return int(new.sum())
 
     def remove(self, label: object = None, path: object = None, image: Image | None = None) -> int:
@@ -370,42 +374,15 @@ class Gallery:
             wanted.append(f"the path {path}")
         if image is not None:
             copy = self.find_copies(*self.embed_images([image]))[0]
-            images = self._number_images()
+            images = self.entries.images
             fits &= (images == images[copy]) & (copy >= 0)
             wanted.append("this image" if isinstance(image, np.ndarray) else f"the image {image}")
         if not fits.any():
             raise ValueError(
                 f"no entry has {printable(' and '.join(wanted))}; see .labels and .paths"
             )
-        self._set_entries(**{name: values[~fits] for name, values in self._entries().items()})
+        self._set_entries(self.entries.select(~fits))
         return int(fits.sum())
-
-    def _append_other(self, entries: dict[str, np.ndarray]) -> None:
-        """Add entries of another gallery as added by hand, with paths that are not taken here."""
-        taken = set(self.paths) - {""}
-        renamed = {path: _free_name(path, taken) for path in set(entries["paths"])}
-        paths = [renamed[path] for path in entries["paths"]]
-        enrolled = np.full(len(paths), True)
-        self._append(**entries | {"paths": paths, "enrolled": enrolled})
-
-    def _append(self, **more: Any) -> None:
-        own = self._entries()
-        self._set_entries(**{name: np.concatenate([own[name], more[name]]) for name in own})
-
-    def _check_no_second_label(
-        self, embeddings: np.ndarray, labels: Any, paths: Any, hashes: Any
-    ) -> None:
-        """Raise ValueError for an image that has another label, here or among the new ones."""
-        first: dict[str, tuple[str, str]] = {}
-        for label, path, digest in zip(labels, paths, hashes):
-            if digest and (former := first.setdefault(digest, (label, path)))[0] != label:
-                raise ValueError(_second_label(path, label, *former))
-        copies = self.find_copies(embeddings, hashes)
-        for row in np.flatnonzero(copies >= 0):
-            if (former := self.labels[copies[row]]) != labels[row]:
-                raise ValueError(
-                    _second_label(paths[row], labels[row], former, self.paths[copies[row]])
-                )
 
     # ------------------------------------------------------------------------- 2 identifying
 
@@ -433,8 +410,8 @@ class Gallery:
         if k < 1:
             raise ValueError(f"k={k}: ask for at least 1")
         query = np.asarray(embedding, np.float32)[None]
-        _check_finite(query)
-        distances, entries = self._search(query, min(k, len(self.labels)))
+        check_finite(query)
+        distances, entries = self.entries.search(query, min(k, len(self.labels)))
         nearest = [
             (str(self.labels[entry]), float(distance), str(self.paths[entry]) or None)
             for distance, entry in zip(distances[0], entries[0])
@@ -445,7 +422,7 @@ class Gallery:
         if self.why_no_probability() is None:
             others = distances[:, self.labels[entries[0]] != label]
             if not others.size:  # all that are listed have one label: search on among the others
-                others, _ = self._search(query, 1, np.array([label]), self.labels)
+                others, _ = self.entries.search(query, 1, np.array([label]), self.labels)
             margins = relative_margins(distances[:, 0], others[:, 0])
             probability = float(self.estimate_probabilities(margins)[0])
         return Match("unknown" if unknown else label, distance, nearest, probability)
@@ -495,37 +472,7 @@ class Gallery:
         array
             The index of an entry of the same image, or -1, (n,).
         """
-        embeddings = np.asarray(embeddings, np.float32)
-        hashes = [""] * len(embeddings) if hashes is None else hashes
-        distances, nearest = (found[:, 0] for found in self._search(embeddings, 1))
-        copies = np.where(distances <= COPY_TOLERANCE * squared_norms(embeddings), nearest, -1)
-        entry_of = dict(zip(self.hashes, range(len(self.hashes)))) if any(hashes) else {}
-        for row, digest in enumerate(hashes):
-            if digest and digest in entry_of:
-                copies[row] = entry_of[digest]
-            elif digest and copies[row] >= 0 and self.hashes[copies[row]]:
-                copies[row] = -1  # both contents are known, and they differ
-        return copies
-
-    def _search(
-        self, queries: np.ndarray, k: int, query_groups: Any = None, entry_groups: Any = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        return nearest_entries(queries, self.embeddings, k, self._norms, query_groups, entry_groups)
-
-    def _number_images(self) -> np.ndarray:
-        """Number the images behind the entries, (m,): one image may be an entry at several sizes.
-
-        An image is told by its hash or, in galleries that have none, by its label and path.
-        """
-        first: dict[Any, int] = {}
-        keys = zip(self.hashes, self.labels, self.paths)
-        return np.array(
-            [
-                first.setdefault(digest or ((label, path) if path else entry), entry)
-                for entry, (digest, label, path) in enumerate(keys)
-            ],
-            int,
-        )
+        return self.entries.find_copies(embeddings, hashes)
 
     def _check_not_empty(self) -> None:
         if not len(self.labels):
@@ -546,8 +493,8 @@ class Gallery:
         labels = [_spell(label) for label in labels]
         if len(labels) != len(embeddings):
             raise ValueError(f"{len(labels)} labels for {len(embeddings)} embeddings")
-        is_known = np.isin(labels, self.labels) if labels else np.zeros(0, bool)
-        return self._compare(np.asarray(embeddings, np.float32), labels, is_known, {})
+        self._check_not_empty()
+        return self.entries.compare(embeddings, labels)
 
     def compare_entries(self) -> Comparison:
         """Compare each entry with those of all other images (leave-one-out).
@@ -555,38 +502,8 @@ class Gallery:
         A class of one image has no other entry to match, so this image counts as not known. The
         strangers are simulated.
         """
-        images = self._number_images()
-        _, classes = np.unique(self.labels, return_inverse=True)
-        images_per_class = np.bincount(classes[np.unique(images)]) if len(images) else images
-        is_known = images_per_class[classes] > 1
-        groups = {"query_groups": images, "entry_groups": images}
-        return self._compare(self.embeddings, list(self.labels), is_known, groups)
-
-    def _compare(
-        self, embeddings: np.ndarray, labels: list, is_known: Any, groups: dict[str, Any]
-    ) -> Comparison:
         self._check_not_empty()
-        distances, nearest = (found[:, 0] for found in self._search(embeddings, 1, **groups))
-        _, numbers = np.unique([*self.labels, *labels], return_inverse=True)
-        entry_classes, classes = np.split(numbers, [len(self.labels)])
-        to_others, _ = self._search(embeddings, 1, classes, entry_classes)
-        # the nearest of another label than the one given; of the image itself, too, if left out
-        images = groups.get("entry_groups")
-        most = 1 if images is None else 1 + int(np.bincount(images).max())
-        to_runner_up, entries = self._search(
-            embeddings, most, entry_classes[nearest], entry_classes
-        )
-        if images is not None:
-            to_runner_up[images[entries] == images[:, None]] = np.inf
-        return Comparison(
-            distances=distances,
-            is_known=is_known,
-            is_right=is_known & (entry_classes[nearest] == classes),
-            margins=relative_margins(distances, to_runner_up.min(axis=1)),
-            classes=classes,
-            distances_to_other_classes=to_others[:, 0],
-            strangers_are_simulated=bool(groups) or bool(is_known.all()),
-        )
+        return self.entries.compare_with_others()
 
     def open_set(
         self, embeddings: np.ndarray, labels: Sequence[Any] | np.ndarray
@@ -690,7 +607,7 @@ class Gallery:
 
     def _check_not_collapsed(self) -> None:
         spread = squared_norms(np.ptp(self.embeddings, axis=0)[None])[0]
-        if len(np.unique(self.labels)) > 1 and spread <= COPY_TOLERANCE * self._norms.max():
+        if len(np.unique(self.labels)) > 1 and spread <= COPY_TOLERANCE * self.entries.norms.max():
             raise ValueError(
                 "the embedding has collapsed: all entries have the same one, so no threshold "
                 "separates the classes. Train again, with a lower learning rate or more data"
@@ -718,6 +635,7 @@ class Gallery:
     def save(self, folder: str | os.PathLike) -> None:
         """Write the gallery; what was saved in `folder` before is replaced.
 
+        Where these entries were read from `folder` or saved there, only what is new is written.
         A save that is cut short leaves the older gallery as it was. `save_over` keeps the entries
         that were added to the older one by hand.
         """
@@ -726,11 +644,19 @@ class Gallery:
             "policy": self.policy,
             "model_weights_sha256": self.model_weights_sha256,
         }
-        arrays, flags = self._entries(), None
+        arrays, flags = {}, None
         if self.trials:
             flags = asdict(self.trials)
-            arrays |= {name: flags.pop(name) for name in storage.TRIALS}
-        storage.write_gallery(Path(folder), self.model, arrays, about | {"trials": flags})
+            arrays = {name: flags.pop(name) for name in storage.TRIALS}
+        self._saved, rows = storage.write_gallery(
+            Path(folder),
+            self.model,
+            self.entries.arrays(),
+            arrays,
+            about | {"trials": flags},
+            self._saved,
+        )
+        self.entries = replace(self.entries, rows=rows)
 
     def save_over(self, folder: str | os.PathLike) -> None:
         """Save a gallery that was built anew, and keep what was added by hand to the one before.
@@ -746,10 +672,10 @@ class Gallery:
         folder = Path(folder)
         with hold_folder(folder, "saving a gallery"):
             former = self.read_enrolled(folder)
-            copies = self.find_copies(former["embeddings"], former["hashes"])
-            new, labels = copies < 0, former["labels"]
+            copies = self.find_copies(former.embeddings, former.hashes)
+            new, labels = copies < 0, former.labels
             renamed = ~new & (self.labels[copies] != labels) if len(copies) else new
-            self._append_other({name: values[new] for name, values in former.items()})
+            self._set_entries(self.entries.append_enrolled(former.select(new)))
             if new.any():
                 print(f"kept from the gallery before: {_count_labels(labels[new])}")
             if renamed.any():
@@ -759,37 +685,37 @@ class Gallery:
                 )
             self.save(folder)
 
-    def read_enrolled(self, folder: str | os.PathLike) -> dict[str, np.ndarray]:
-        """Return the arrays of the entries that were added by hand to the gallery in `folder`.
+    def read_enrolled(self, folder: str | os.PathLike) -> Entries:
+        """Return the entries that were added by hand to the gallery in `folder`.
 
         Up to format 3 such entries were not marked. There they are those of classes that this
         gallery does not have. Raises ValueError if there are any and they are of another model.
         """
         folder = Path(folder)
-        nothing = {name: values[:0] for name, values in self._entries().items()}
+        nothing = self.entries.select(np.zeros(0, int))
         if not (folder / "gallery.json").is_file():
             return nothing
         try:
             about = storage.read_about(folder)
-            entries, _ = storage.read_entries(folder, about)
+            entries = Entries(**storage.read_entries(folder, about)[0])
         except storage.NotWholeError as error:
             print(f"{printable(folder)} holds no whole gallery ({printable(error)}): replaced")
             return nothing
         except ValueError as error:
             raise ValueError(f"{printable(folder)}: {printable(error)}") from error
-        marked = entries["enrolled"]
+        marked = entries.enrolled
         if about["format"] < 4:
-            marked = ~np.isin(entries["labels"], self.labels)
+            marked = ~np.isin(entries.labels, self.labels)
         if not marked.any():
             return nothing  # those that are there may have another size
         if about["model_weights_sha256"] != self.model_weights_sha256:
             raise ValueError(
                 f"{printable(folder)} is not replaced: entries were added to it "
-                f"({_count_labels(entries['labels'][marked])}), and they are of another model, so "
+                f"({_count_labels(entries.labels[marked])}), and they are of another model, so "
                 "they cannot be kept. Save into another folder and enroll their images there, or "
                 "delete this folder"
             )
-        return {name: values[marked] for name, values in entries.items()}
+        return entries.select(marked)
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> "Gallery":
@@ -810,7 +736,8 @@ class Gallery:
         shown = printable(folder)
         try:
             about = storage.read_about(folder)
-            entries, trials = storage.read_entries(folder, about)
+            saved = storage.Saved.of(folder, about)
+            arrays, trials = storage.read_entries(folder, about)
             storage.check_hash(folder / about["model"], about.get("model_sha256"))
             gallery = cls(load_model(folder / about["model"]))
             if (dim := gallery.embeddings.shape[1]) != about["embedding_size"]:
@@ -826,7 +753,7 @@ class Gallery:
             ) from error
         except ValueError as error:
             raise ValueError(f"{shown}: {printable(error)}, or build the gallery again") from error
-        gallery._set_entries(**entries)
+        gallery.entries, gallery._saved = Entries(**arrays), saved
         if about["format"] == 1:
             print(
                 f"{shown} is of format 1, whose threshold could be chosen on its own entries: it "
@@ -838,47 +765,6 @@ class Gallery:
         if trials:
             gallery.trials = Trials(**trials, **about["trials"])
         return gallery
-
-
-def read_image(image: Image, size: int) -> np.ndarray:
-    """Return an image as an array (size, size, 3) of RGB values 0..255.
-
-    A path is decoded; an array is checked. Raises OSError or ValueError for what is no image, and
-    for an array of another shape, kind or range.
-    """
-    if isinstance(image, (str, Path)):
-        if Path(image).is_dir():
-            raise IsADirectoryError(
-                f"{printable(image)} is a folder, not an image: give the images in it"
-            )
-        if not Path(image).exists():
-            raise FileNotFoundError(f"{printable(image)}: no such file; is the path right?")
-        return decode_image(image, size)
-    pixels, shape = np.asarray(image), (size, size, 3)
-    if pixels.shape != shape:
-        raise ValueError(
-            f"an image of shape {pixels.shape}: the model takes {shape}, RGB 0..255; resize it, or "
-            "give its path"
-        )
-    if pixels.dtype != np.uint8 and pixels.dtype.kind != "f":
-        raise ValueError(
-            f"an image of {pixels.dtype}, whose black and white are unknown: give RGB 0..255 as "
-            "uint8 or floating point"
-        )
-    if not 0 <= pixels.min() <= pixels.max() <= 255 or (
-        pixels.dtype.kind == "f" and 0 < pixels.max() <= 1
-    ):
-        raise ValueError(
-            f"an image with values from {pixels.min()} to {pixels.max()}: the model takes RGB "
-            "0..255; rescale it, or give its path"
-        )
-    whole = pixels.astype(np.uint8)
-    return whole if (whole == pixels).all() else pixels
-
-
-def hash_image(pixels: np.ndarray) -> str:
-    """Return 16 hexadecimal digits of the SHA-256 of an image's values: its content's name."""
-    return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()[:16]
 
 
 def check_labels(labels: Sequence[Any] | np.ndarray, count: int, what: str) -> list[str]:
@@ -893,29 +779,6 @@ def check_labels(labels: Sequence[Any] | np.ndarray, count: int, what: str) -> l
 def _spell(label: object) -> str:
     """Return a label as `normalize_label` spells it, which may also be a stranger's or none."""
     return unicodedata.normalize("NFC", str(label)).strip()
-
-
-def _check_finite(embeddings: np.ndarray) -> None:
-    if not (squared_norms(embeddings) < 1e37).all():  # also too large to be squared
-        raise ValueError("an embedding is not finite: the model or an image is broken")
-
-
-def _free_name(path: str, taken: set[str]) -> str:
-    """Return the path, with the first number from 2 on if it is taken."""
-    number, name = 1, path
-    while name in taken:
-        number += 1
-        name = f"{path} ({number})"
-    return name
-
-
-def _second_label(path: str, label: str, former: str, entry: str) -> str:
-    shown = printable(path or "an image")
-    where = f" ({printable(entry)})" if entry else ""
-    return (
-        f'{shown} cannot be "{printable(label)}": the same image is in the gallery as '
-        f'"{printable(former)}"{where}. Choose that label, or remove that entry first'
-    )
 
 
 def _count_labels(labels: np.ndarray) -> str:

@@ -1,8 +1,13 @@
 """The files of a saved gallery, checked before anything in them is believed.
 
 A gallery may come from somebody else, or from a copy that was cut short. It is gallery.json beside
-the two files that it names: a model, and the entries as arrays. Nothing is pickled. Notebook 6
+the files that it names: a model, the entries in one or more parts, and the gallery's state, which
+is the rows that were removed from the parts, and the trials. Nothing is pickled. Notebook 6
 explains what is kept.
+
+A part is never changed. Entries that are added become a new part, which takes in the parts before
+it that are not larger; removed ones are only noted. So a change writes little, there are at most
+about log2(m) parts, and all is written anew only where a quarter of the rows has been removed.
 """
 
 import hashlib
@@ -11,21 +16,23 @@ import math
 import os
 import re
 import tempfile
-import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
+from workbook.gallery.arrays import NotWholeError, check_hash, drop_rows, hash_file, read_arrays
 from workbook.support.atomic_files import temporary_build_folder
 from workbook.support.folder_lock import hold_folder
 from workbook.support.tensorflow_start import keras
 from workbook.support.text import printable
 
 # Of what is written now. Format 1 had no policy, 2 no hash of the model's file, 3 neither the
-# images' hashes nor a mark at the entries that were added by hand, and 4 no trials.
-FORMAT = 5
+# images' hashes nor a mark at the entries that were added by hand, 4 no trials, and 5 all arrays
+# in one file.
+FORMAT = 6
 ARRAYS = {  # name: since which format, how many dimensions, NumPy's kind
     "embeddings": (1, 2, "f"),
     "labels": (1, 1, "U"),
@@ -33,6 +40,7 @@ ARRAYS = {  # name: since which format, how many dimensions, NumPy's kind
     "hashes": (4, 1, "U"),
     "enrolled": (4, 1, "b"),
 }
+REMOVED = {"removed": (1, "i")}  # numbers of rows of the parts, ascending
 TRIALS = {  # arrays of `Trials` in threshold.py, where the gallery has them: dimensions, kind
     "known_distances": (1, "f"),
     "known_margins": (1, "f"),
@@ -92,21 +100,28 @@ def _has(checks: dict[str, Callable]) -> Callable:
     )
 
 
+_ENTRIES = _text(r"entries-[0-9a-f]{16}\.npz")
+_PART = _has({"file": _ENTRIES, "sha256": _HASH, "entries": _count})
+
+
+def _parts(value: Any) -> bool:
+    is_list = type(value) is list and all(map(_PART, value))
+    return is_list and len({part["file"] for part in value}) == len(value)
+
+
 CONTENT = {  # key of gallery.json: since which format, and what it may be
     "embedding_size": (1, _count),
     "threshold": (1, _or_none(_number)),
     "model": (1, _text(r"embedding-[0-9a-f]{16}\.keras")),  # so that it is in this folder
     "model_weights_sha256": (1, _HASH),
-    "entries": (1, _text(r"entries-[0-9a-f]{16}\.npz")),
-    "entries_sha256": (1, _HASH),
     "policy": (2, _or_none(_has(POLICY))),
     "model_sha256": (3, _HASH),
-    "trials": (5, _or_none(_has(FLAGS))),  # its arrays are beside the entries
+    "trials": (5, _or_none(_has(FLAGS))),  # its arrays are in the state
+    "parts": (6, _parts),
+    "state": (6, _text(r"state-[0-9a-f]{16}\.npz")),
+    "state_sha256": (6, _HASH),
 }
-
-
-class NotWholeError(ValueError):
-    """The folder holds no gallery as it is written here; the text says why."""
+ONE_FILE = {"entries": _ENTRIES, "entries_sha256": _HASH}  # in the place of parts, up to format 5
 
 
 def require_gallery(folder: Path) -> None:
@@ -142,15 +157,18 @@ def read_about(folder: Path) -> dict[str, Any]:
             f"written by a newer version (format {version}; this one reads {FORMAT}): update the "
             "workbook"
         )
-    for key, (since, check) in CONTENT.items():
-        if version >= since and not (key in about and check(about[key])):
+    checks = {key: check for key, (since, check) in CONTENT.items() if version >= since}
+    for key, check in (checks | (ONE_FILE if version < 6 else {})).items():
+        if not (key in about and check(about[key])):
             wrong = f"{about[key]!r:.60} is not what it must be" if key in about else "is missing"
             raise NotWholeError(f"gallery.json, {key}: {wrong}")
+    if version < 6:
+        about["parts"] = [{"file": about["entries"], "sha256": about["entries_sha256"]}]
     return about
 
 
 def list_files(folder: Path) -> set[str]:
-    """Return the names of the two files that gallery.json names; empty where there is none.
+    """Return the names of the files that gallery.json names; empty where there is none.
 
     They are what the next save may remove. Nothing else in the folder belongs to the gallery.
     """
@@ -158,16 +176,16 @@ def list_files(folder: Path) -> set[str]:
         about = read_about(folder)
     except ValueError:
         return set()
-    return {about["model"], about["entries"]}
+    return name_files(about)
+
+
+def name_files(about: dict[str, Any]) -> set[str]:
+    """Return the names of the files that belong to what gallery.json says."""
+    state = {about["state"]} if "state" in about else set()
+    return {about["model"]} | {part["file"] for part in about["parts"]} | state
 
 
 # --------------------------------------------------------------------------------- 2 the entries
-
-
-def hash_file(path: str | os.PathLike) -> str:
-    """Return the SHA-256 of a file as text."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_weights(model: keras.Model) -> str:
@@ -178,82 +196,79 @@ def hash_weights(model: keras.Model) -> str:
     return digest.hexdigest()
 
 
-def check_hash(path: Path, expected: str | None) -> None:
-    """Raise NotWholeError for a missing file, ValueError for another one; None expects nothing."""
-    if not path.is_file():
-        raise NotWholeError(f"{path.name} is missing")
-    if expected not in (None, hash_file(path)):
-        raise ValueError(f"{path.name} was changed: restore it")
-
-
 def read_entries(
     folder: Path, about: dict[str, Any]
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Return the arrays of `ARRAYS`, and those of `TRIALS` or none, that `about` names.
+    """Return the arrays of `ARRAYS`, with `rows`, and those of `TRIALS`, or none.
+
+    `rows` (m,) int64 are the numbers of the entries' rows in the parts that `about` names.
 
     Raises
     ------
     ValueError
-        If the file is not the one that was saved.
+        If a file is not the one that was saved.
     NotWholeError
-        Before an array is read, if the file holds anything else or less than its headers say: a
-        packed file may be a thousand times as large in memory.
+        Before an array is read, if a file holds anything else or less than its headers say.
     """
-    path = folder / about["entries"]
-    check_hash(path, about["entries_sha256"])
-    expected = {n: kind for n, (since, *kind) in ARRAYS.items() if about["format"] >= since}
-    if about["format"] >= 5 and about["trials"]:
-        expected |= {name: list(kind) for name, kind in TRIALS.items()}
-    try:
-        with open(path, "rb") as content:
-            _check_members(content, expected)
-            with np.load(content, allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in expected}
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
-        raise NotWholeError(f"{path.name}: {error}") from error
+    version, parts = about["format"], about["parts"]
+    kinds = {name: (size, kind) for name, (since, size, kind) in ARRAYS.items() if version >= since}
+    trial_kinds = TRIALS if version >= 5 and about["trials"] else {}
+    for part in parts:
+        check_hash(folder / part["file"], part["sha256"])
+    paths = [folder / part["file"] for part in parts]
+    if version < 6:
+        arrays = read_arrays(paths, kinds | trial_kinds)
+        trials: dict[str, Any] = {name: arrays.pop(name) for name in trial_kinds}
+        removed, name = np.zeros(0, int), paths[0].name
+    else:
+        name = about["state"]
+        check_hash(folder / name, about["state_sha256"])
+        trials = read_arrays([folder / name], REMOVED | trial_kinds)
+        removed = trials.pop("removed")
+        if (removed < 0).any() or (np.diff(removed) <= 0).any():
+            raise NotWholeError(f"{name}: removed rows that do not ascend")
+        arrays = read_arrays(paths, kinds, [part["entries"] for part in parts])
+    _check_trials(name, trials)
+    names = ", ".join(part["file"] for part in parts)
+    return _checked_entries(names, arrays, removed, about), trials
+
+
+def _check_trials(name: str, trials: dict[str, np.ndarray]) -> None:
+    lengths: dict[str, int] = {}
+    for key, array in trials.items():
+        length = lengths.setdefault(key.partition("_")[0], len(array))
+        if len(array) != length:
+            raise NotWholeError(f"{name}: {len(array)} {key} beside {length} others")
+        if not np.isfinite(array).all():
+            raise NotWholeError(f"{name}: {key} that are not finite")
+
+
+def _checked_entries(
+    name: str, arrays: dict[str, np.ndarray], removed: np.ndarray, about: dict[str, Any]
+) -> dict[str, np.ndarray]:
+    """Return the entries without those that were removed; NotWholeError if they are none."""
     embeddings, count = arrays["embeddings"], len(arrays["labels"])
     if embeddings.shape != (count, about["embedding_size"]):
-        raise NotWholeError(f"{path.name}: embeddings {embeddings.shape} for {count} labels")
-    lengths: dict[str, int] = {}
-    for name, array in arrays.items():
-        group = name.partition("_")[0] if name in TRIALS else "entries"
-        if len(array) != lengths.setdefault(group, len(array)):
-            raise NotWholeError(f"{path.name}: {len(array)} {name} beside {lengths[group]} others")
-        if name in TRIALS and not np.isfinite(array).all():
-            raise NotWholeError(f"{path.name}: {name} that are not finite")
-    rows = range(0, count, 2**14)  # in parts, because a million entries fill a gigabyte
+        raise NotWholeError(f"{name}: embeddings {embeddings.shape} for {count} labels")
+    for key, array in arrays.items():
+        if len(array) != count:
+            raise NotWholeError(f"{name}: {len(array)} {key} beside {count} others")
+    pieces = range(0, count, 2**14)  # because a million entries fill a gigabyte
     if embeddings.dtype != np.float32 or not all(
-        np.isfinite(embeddings[start : start + 2**14]).all() for start in rows
+        np.isfinite(embeddings[start : start + 2**14]).all() for start in pieces
     ):
-        raise NotWholeError(f"{path.name}: embeddings that are not finite float32")
+        raise NotWholeError(f"{name}: embeddings that are not finite float32")
     if "unknown" in arrays["labels"]:
-        raise NotWholeError(f'{path.name}: the label "unknown", which no class can have')
-    trials = {name: arrays.pop(name) for name in TRIALS if name in arrays}
-    return {"hashes": np.full(count, "", "U1"), "enrolled": np.zeros(count, bool)} | arrays, trials
-
-
-def _check_members(content: BinaryIO, expected: dict[str, list]) -> None:
-    """Raise NotWholeError unless an open .npz file holds just these arrays, unpacked."""
-    with zipfile.ZipFile(content) as archive:
-        members = archive.infolist()
-        if sorted(m.filename for m in members) != sorted(f"{name}.npy" for name in expected):
-            raise NotWholeError(f"it does not hold {', '.join(expected)}")
-        if sum(m.file_size for m in members) > os.fstat(content.fileno()).st_size:
-            raise NotWholeError("it is packed (a zip bomb?)")
-        for member in members:
-            with archive.open(member) as file:
-                _check_header(file, member.file_size, *expected[member.filename[: -len(".npy")]])
-    content.seek(0)
-
-
-def _check_header(file: Any, size: int, dimensions: int, kind: str) -> None:
-    """Raise NotWholeError unless an .npy file of `size` bytes is such an array."""
-    np.lib.format.read_magic(file)
-    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    if len(shape) != dimensions or dtype.kind != kind:
-        raise NotWholeError(f"an array {shape} of {dtype}")
-    if file.tell() + math.prod(shape) * dtype.itemsize != size:
-        raise NotWholeError(f"an array {shape} of {dtype} in {size} bytes")
+        raise NotWholeError(f'{name}: the label "unknown", which no class can have')
+    arrays = {"hashes": np.full(count, "", "U1"), "enrolled": np.zeros(count, bool)} | arrays
+    arrays["rows"] = np.arange(count)
+    if not len(removed):
+        return arrays
+    if removed[-1] >= count:
+        raise NotWholeError(f"{about['state']}: row {removed[-1]} was removed of {count}")
+    is_kept = np.ones(count, bool)
+    is_kept[removed] = False
+    return {key: drop_rows(array, is_kept) for key, array in arrays.items()}
 
 
 # --------------------------------------------------------------------------------------- 3 saving
@@ -271,31 +286,146 @@ def check_folder_writable(folder: str | os.PathLike) -> None:
         ) from error
 
 
+@dataclass(frozen=True)
+class Saved:
+    """What a gallery was read from or saved as, so that the next save writes what is new.
+
+    Attributes
+    ----------
+    folder
+        The gallery's folder.
+    about
+        What gallery.json said.
+    stamps
+        Size and time of each file, by its name: a file that was changed is written anew.
+    """
+
+    folder: Path
+    about: dict[str, Any]
+    stamps: dict[str, tuple[int, int] | None]
+
+    @classmethod
+    def of(cls, folder: Path, about: dict[str, Any]) -> "Saved":
+        """Return the state of the folder now."""
+        names = name_files(about)
+        return cls(folder.resolve(), about, {name: _stamp(folder / name) for name in names})
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def _is_unchanged(folder: Path, saved: Saved | None) -> bool:
+    """Return whether the folder holds just what was saved, in the present format."""
+    if saved is None or folder.resolve() != saved.folder or saved.about["format"] < 6:
+        return False
+    try:
+        about = read_about(folder)
+    except ValueError:
+        return False
+    return about == saved.about and Saved.of(folder, about) == saved and None not in saved.stamps
+
+
+def count_kept_parts(counts: Sequence[int], rows: np.ndarray) -> int:
+    """Return how many of the first parts stay as they are; the entries behind them are written.
+
+    Parameters
+    ----------
+    counts
+        The rows of each part.
+    rows
+        Each entry's row in the parts, ascending, and then -1 for each new one, (m,).
+    """
+    ends = np.cumsum([0, *counts])
+    old = rows[rows >= 0]
+    if len(old) < 3 / 4 * ends[-1]:
+        return 0
+    entries = np.diff(np.searchsorted(old, ends))
+    kept, new = len(counts), len(rows) - len(old)
+    while kept and new and counts[kept - 1] <= new:
+        kept -= 1
+        new += entries[kept]
+    return kept
+
+
 def write_gallery(
-    folder: Path, model: keras.Model, arrays: dict[str, np.ndarray], about: dict[str, Any]
-) -> None:
-    """Write the model and the arrays, and last gallery.json, which names the two files.
+    folder: Path,
+    model: keras.Model,
+    entries: dict[str, np.ndarray],
+    trials: dict[str, np.ndarray],
+    about: dict[str, Any],
+    saved: Saved | None,
+) -> tuple[Saved, np.ndarray]:
+    """Write what is not in the folder yet, and last gallery.json, which names the files.
 
     The files are named by their content and gallery.json is replaced in one step, so a save that
-    is cut short leaves the older gallery as it was. Then its two files are removed, and no others.
+    is cut short leaves the older gallery as it was. Then the files that are not needed any more
+    are removed, and no others.
+
+    Parameters
+    ----------
+    entries, trials
+        The arrays of `ARRAYS` with `rows`, -1 for an entry that is in no part, and of `TRIALS`.
+    saved
+        What the gallery was read from or saved as, if it was.
+
+    Returns
+    -------
+    saved, rows
+        The same of what is saved now, for the next time.
     """
     with hold_folder(folder, "saving a gallery"):
-        former = list_files(folder)
+        rows = entries["rows"]
+        former, kept_parts = list_files(folder), []
+        keeps = saved is not None and _is_unchanged(folder, saved)
+        if saved is not None and keeps:
+            parts = saved.about["parts"]
+            kept_parts = parts[: count_kept_parts([part["entries"] for part in parts], rows)]
+        total = sum(part["entries"] for part in kept_parts)
+        first = int(np.count_nonzero((rows >= 0) & (rows < total)))
+        new = {name: np.ascontiguousarray(entries[name][first:]) for name in ARRAYS}
+        count = len(new["labels"])
+        removed = np.setdiff1d(np.arange(total), rows[:first], assume_unique=True)
         with temporary_build_folder(folder / "gallery") as work:
-            model.save(work / "model.keras")
-            np.savez(work / "entries.npz", **arrays)  # type: ignore[arg-type]
-            files = {name: hash_file(work / name) for name in ("model.keras", "entries.npz")}
-            about = about | {
+
+            def publish(kind: str, arrays: dict[str, np.ndarray]) -> dict[str, str]:
+                np.savez(work / kind, **arrays)  # type: ignore[arg-type]
+                return _publish(work / f"{kind}.npz", folder, kind)
+
+            if saved is not None and keeps:
+                model_file = {key: saved.about[key] for key in ("model", "model_sha256")}
+            else:
+                model.save(work / "model.keras")
+                file = _publish(work / "model.keras", folder, "embedding")
+                model_file = {"model": file["file"], "model_sha256": file["sha256"]}
+            if count or not kept_parts:
+                kept_parts = [*kept_parts, publish("entries", new) | {"entries": count}]
+            state = publish("state", {"removed": removed} | trials)
+            about = {
+                **about,
                 "format": FORMAT,
-                "embedding_size": arrays["embeddings"].shape[1],
-                "model": f"embedding-{files['model.keras'][:16]}.keras",
-                "model_sha256": files["model.keras"],
-                "entries": f"entries-{files['entries.npz'][:16]}.npz",
-                "entries_sha256": files["entries.npz"],
+                "embedding_size": entries["embeddings"].shape[1],
+                **model_file,
+                "parts": kept_parts,
+                "state": state["file"],
+                "state_sha256": state["sha256"],
             }
             (work / "gallery.json").write_text(json.dumps(about, indent=1), "utf-8")
-            os.replace(work / "model.keras", folder / about["model"])
-            os.replace(work / "entries.npz", folder / about["entries"])
             os.replace(work / "gallery.json", folder / "gallery.json")
-        for name in former - {about["model"], about["entries"]}:
+        about = read_about(folder)
+        for name in former - name_files(about):
             (folder / name).unlink(missing_ok=True)
+        new_rows = np.concatenate([rows[:first], np.arange(total, total + count)])
+        return Saved.of(folder, about), new_rows
+
+
+def _publish(built: Path, folder: Path, kind: str) -> dict[str, str]:
+    """Move a file to its place, under a name made of its kind and its content."""
+    digest = hash_file(built)
+    name = f"{kind}-{digest[:16]}{built.suffix}"
+    os.replace(built, folder / name)
+    return {"file": name, "sha256": digest}
