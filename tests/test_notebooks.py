@@ -1,5 +1,7 @@
 """The committed notebooks: what their text claims holds in the outputs beside it."""
 
+import ast
+
 import nbformat
 import pytest
 
@@ -47,3 +49,19 @@ def test_code_cells_are_short_and_executed_in_order(path):
         len(c.source.splitlines()) for c in code if "colab" not in c.metadata.get("tags", [])
     )
     assert lengths[len(lengths) // 2] <= 8 and lengths[int(0.9 * len(lengths))] <= 16
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_module_of_the_workbook_is_imported_before_what_loads_tensorflow_loudly(path):
+    """`support/tensorflow_start.py` silences what TensorFlow writes to stderr while it loads."""
+    setup = next(c.source for c in read(path).cells if "setup_notebook()" in c.source)
+    imports = [node for node in ast.parse(setup).body if isinstance(node, ast.Import)]
+    loud = ("keras", "siamese_utils", "tensorflow")
+    loud_lines = [node.lineno for node in imports for name in node.names if name.name in loud]
+    quiet = [
+        node.lineno
+        for node in ast.parse(setup).body
+        if isinstance(node, ast.ImportFrom)
+        and node.module.startswith(("workbook.data.images", "workbook.models", "workbook.training"))
+    ]
+    assert quiet and min(quiet) < min(loud_lines, default=10**6)

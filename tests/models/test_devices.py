@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ import together
 
 from workbook import settings
 from workbook.commands import workers
+from workbook.models import devices
 from workbook.models.backbones import build_from_config
 from workbook.models.devices import choose_strategy
 from workbook.settings import read_config
@@ -103,7 +105,7 @@ def test_every_gpu_gives_its_memory_as_it_is_needed(found, monkeypatch, capsys):
 
     monkeypatch.setattr(tf.config.experimental, "set_memory_growth", too_late)
     assert tensorflow_start.use_gpus() == TWO_GPUS
-    assert "GPU:1 keeps its memory to itself: import siamese_utils f" in capsys.readouterr().out
+    assert "GPU:1 keeps its memory to itself: import the workbook f" in capsys.readouterr().out
 
 
 def test_a_gpu_that_tensorflow_cannot_use_is_reported_in_a_line(found, monkeypatch, capsys):
@@ -187,6 +189,30 @@ def test_half_precision_scales_the_loss_and_reports_it_unscaled():
     labels = tf.constant(together.LABELS)
     found = model.triplet_loss_function(distances, labels, model.miner(distances, labels))
     assert found.d_ap.dtype == found.d_an.dtype == found.loss.dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    ("flags", "has_it"),
+    [
+        ("flags : avx512f avx512_bf16 clzero", True),
+        ("flags : amx_bf16 avx512_vnni amx_tile", True),
+        ("Features : asimd bf16 i8mm", True),
+        ("flags : avx2 avx512f avx512_vnni", False),
+        (None, True),
+    ],
+)
+def test_a_processor_without_bfloat16_is_warned_of(monkeypatch, tmp_path, flags, has_it):
+    monkeypatch.setattr(devices, "CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(devices, "GPUS", [])
+    if flags:
+        devices.CPU_INFO.write_text(flags, "utf-8")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            choose_strategy(read_config(preset="quick", precision="mixed_bfloat16"))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert [("PRECISION=float32" in str(w.message)) for w in caught] == [True] * (not has_it)
 
 
 def test_one_setting_chooses_precision_and_one_xla():

@@ -4,6 +4,9 @@ Notebook 09, "Several devices, in short", explains it.
 """
 
 import os
+import re
+import warnings
+from pathlib import Path
 from typing import Any
 
 from workbook.support.config import Config
@@ -40,6 +43,17 @@ def synchronize_batch_norm(model: keras.Model) -> keras.Model:
     return model
 
 
+CPU_INFO = Path("/proc/cpuinfo")  # where Linux lists what the processor can do
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor has instructions for bfloat16; True where that cannot be read."""
+    try:
+        return re.search(r"(avx512_|amx_|\b)bf16\b", CPU_INFO.read_text("utf-8")) is not None
+    except OSError:
+        return True
+
+
 def choose_strategy(config: Config) -> Any:
     """Set the precision, and return the `tf.distribute` strategy that the settings ask for.
 
@@ -57,6 +71,12 @@ def choose_strategy(config: Config) -> Any:
     ValueError : for "workers" without TF_CONFIG.
     """
     keras.config.set_dtype_policy(config.precision)
+    if config.precision == "mixed_bfloat16" and not GPUS and not has_bfloat16():
+        warnings.warn(
+            "PRECISION=mixed_bfloat16: this processor has no instructions for bfloat16, so "
+            "PRECISION=float32 is faster here",
+            stacklevel=2,
+        )
     if config.devices == "workers":
         if not os.environ.get("TF_CONFIG"):
             raise ValueError(

@@ -1,6 +1,7 @@
 """Where TensorFlow and Keras are loaded first: with their fast CPU kernels, without their noise.
 
-Whatever needs them says `from workbook.start import keras, tf`, so that no import can come before.
+Whatever needs them says `from workbook.support.tensorflow_start import keras, tf`, so that no
+import can come before.
 """
 
 import contextlib
@@ -49,7 +50,7 @@ def use_gpus() -> list:
         try:
             tf.config.experimental.set_memory_growth(gpu, True)
         except RuntimeError as error:
-            print(f"{gpu.name} keeps its memory to itself: import siamese_utils first ({error})")
+            print(f"{gpu.name} keeps its memory to itself: import the workbook first ({error})")
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")  # on purpose
     driver = shutil.which("nvidia-smi") or any(map(os.path.exists, DRIVER))
     if driver and not gpus and not hidden:
