@@ -18,6 +18,7 @@ from workbook.settings import read_config
 from workbook.support.tensorflow_start import keras, tf
 from workbook.training.batches import EpochSetter, IndexBatches, pk_batches
 from workbook.training.mined_model import ExplicitSiameseModel, MinedSiameseModel
+from workbook.training.optimizers import FusedAdamW
 
 LABELS = np.repeat(np.arange(8), 4)
 IMAGES = np.random.default_rng(0).normal(size=(32, 8, 8, 3)) + LABELS[:, None, None, None] / 8
@@ -37,7 +38,7 @@ def build(mining, jit_compile=False):
         model = MinedSiameseModel(embedding, miner=mining)
     else:
         model = ExplicitSiameseModel(embedding)
-    model.compile(keras.optimizers.AdamW(3e-3), jit_compile=jit_compile)
+    model.compile(FusedAdamW(3e-3), jit_compile=jit_compile)
     return model
 
 

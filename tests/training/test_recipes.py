@@ -9,6 +9,7 @@ from small_models import small_backbone
 from workbook.settings import read_config
 from workbook.support.tensorflow_start import keras
 from workbook.training import checkpoint, recipes
+from workbook.training.optimizers import FusedAdamW
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +119,7 @@ def test_tuned_depends_on_whether_the_start_is_pretrained(config):
     assert shapes == {5: (5, 4), 40: (40, 3), 81: (64, 2)}
     assert scratch.batch_shape(labels[81]) == (16, 4)
     optimizer = scratch.make_optimizer(200)
-    assert type(optimizer) is keras.optimizers.AdamW and optimizer.weight_decay == 1e-4
+    assert type(optimizer) is FusedAdamW and optimizer.weight_decay == 1e-4
     assert pretrained.make_optimizer(200).weight_decay == 0.1
     rates = [float(optimizer._learning_rate(step)) for step in (0, 30, 200)]
     assert rates == pytest.approx([0, 3e-4, 0], abs=1e-9)

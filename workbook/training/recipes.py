@@ -13,6 +13,7 @@ from workbook.training.batches import largest_batch_shape
 from workbook.training.losses import TripletLoss
 from workbook.training.mined_model import ExplicitSiameseModel, MinedSiameseModel
 from workbook.training.mining import Miner
+from workbook.training.optimizers import FusedAdamW
 
 RULES = ("random", "close-distance", "mined")
 
@@ -98,7 +99,7 @@ class Recipe:
         if self.optimizer == "Adam":
             return keras.optimizers.Adam(self.learning_rate)
         schedule = warm_cosine(self.learning_rate, steps)
-        return keras.optimizers.AdamW(schedule, weight_decay=self.weight_decay)
+        return FusedAdamW(schedule, weight_decay=self.weight_decay)
 
 
 def warm_cosine(learning_rate: float, steps: int, warm_up: int = 30) -> Any:
