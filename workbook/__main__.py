@@ -128,6 +128,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="of the model (default: savedmodel)",
     )  # fmt: skip
 
+    check = add_command(
+        "check-gpu", "measure in minutes what the documentation promises of a GPU", check_gpu_here
+    )
+    check.add_argument(
+        "--cpu", action="store_true", help="let the processor stand in, with small networks"
+    )
+
     lab = add_command(
         "lab", "open JupyterLab on working copies of the notebooks, in lab/", open_lab
     )
@@ -217,6 +224,13 @@ def export_gallery(options: argparse.Namespace) -> None:
     from workbook.commands.export import export
 
     export(options.gallery, options.target, options.format)
+
+
+def check_gpu_here(options: argparse.Namespace) -> None:
+    import workbook.support.tensorflow_start  # noqa: F401 - it starts TensorFlow quietly
+    from workbook.commands.check_gpu import check_gpu
+
+    sys.exit(check_gpu(options.cpu))
 
 
 def open_lab(options: argparse.Namespace) -> None:

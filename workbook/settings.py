@@ -43,7 +43,8 @@ VARIABLES = {  # the name of the environment variable, and what it chooses
     "SIAMESE_SEEDS": "how often notebooks 4, 5 and 7 train, with seeds from SEED on (default: 1)",
     "SIAMESE_DATA_SEED": "the seed of what they share: toys, split, frozen trunk (default: SEED)",
     "SIAMESE_DEVICES": "one, all (every GPU here), or workers (the processes of TF_CONFIG)",
-    "SIAMESE_PRECISION": "float32, mixed_float16 or mixed_bfloat16 (GPUs; default: float32)",
+    "SIAMESE_PRECISION": "float32 (default), mixed_float16 (GPUs), or mixed_bfloat16 (GPUs, and "
+    "processors that have it)",
     "SIAMESE_XLA": "auto (Keras decides: not on a CPU), on or off",
     "SIAMESE_BENCHMARK": "full measures all of the notebook on speed (default: short)",
     "SIAMESE_SEARCH": "1 makes the search for settings again (default: 0, a few steps of it)",

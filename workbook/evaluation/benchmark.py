@@ -85,9 +85,27 @@ def measure_by_turns(ways: Mapping[str, Callable[[], Any]], repeats: int) -> dic
         with PeakMemory() as memory:
             function()
         peaks[name] = memory.peak
+    medians = _time_rounds(ways, repeats)
+    return {name: Speed(medians[name], peaks[name]) for name in ways}
+
+
+def median_by_turns(ways: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Return the median duration of each function, called by turns as in `measure_by_turns`."""
+    for function in ways.values():
+        function()
+    return _time_rounds(ways, repeats)
+
+
+def _time_rounds(ways: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Call all functions in `repeats` rounds; return the median seconds of each."""
     rounds = [[timed(function)[0] for function in ways.values()] for _ in range(repeats)]
-    medians = np.median(rounds, axis=0)
-    return {name: Speed(float(median), peaks[name]) for name, median in zip(ways, medians)}
+    return dict(zip(ways, map(float, np.median(rounds, axis=0))))
+
+
+def matrix_product(side: int, dtype: str = "float32") -> Callable[[], Any]:
+    """Return a function that multiplies two square matrices: 2 * side**3 operations."""
+    matrix = tf.cast(tf.random.normal((side, side)), dtype)
+    return lambda: tf.matmul(matrix, matrix).numpy()
 
 
 def measure_machine(side: int, megabytes: int = 64) -> tuple[float, float]:
@@ -98,8 +116,7 @@ def measure_machine(side: int, megabytes: int = 64) -> tuple[float, float]:
     side : of the square float32 matrices. A product costs 2 * side**3 operations.
     megabytes : how much is copied; each byte counts twice, because it is read and written.
     """
-    matrix = tf.random.normal((side, side))
-    product = median_seconds(lambda: tf.matmul(matrix, matrix).numpy(), 5)
+    product = median_seconds(matrix_product(side), 5)
     memory = np.ones((2, megabytes * 10**6), np.uint8)
     copy = median_seconds(lambda: np.copyto(memory[1], memory[0]), 5)
     return 2 * side**3 / product / 1e9, memory.nbytes / copy / 1e9
