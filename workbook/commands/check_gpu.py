@@ -294,7 +294,7 @@ class _StopBefore(keras.callbacks.Callback):
         super().__init__()
         self.stop = epoch
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         if epoch == self.stop:
             raise KeyboardInterrupt
 

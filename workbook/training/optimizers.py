@@ -27,10 +27,10 @@ class FusedAdamW(keras.optimizers.AdamW):
         if self.amsgrad:
             raise ValueError("FusedAdamW has no amsgrad: use keras.optimizers.AdamW for it")
 
-    def _apply_weight_decay(self, variables):
+    def _apply_weight_decay(self, variables: Any) -> None:
         """Leave it to `update_step`, which multiplies by rate and decay at once."""
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         rate = tf.cast(learning_rate, variable.dtype)
         if self.weight_decay and self._use_weight_decay(variable):
             variable.assign_sub(variable * (self.weight_decay * rate))
