@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from exercise_cells import read_exercise
 
+import siamese_utils as su
 from workbook import ROOT
 from workbook.display import exercises
+from workbook.evaluation.collapse import effective_rank
 from workbook.evaluation.retrieval import bootstrap_interval, retrieval_metrics
+from workbook.support.tensorflow_start import keras, tf
 from workbook.training.batches import pk_batches
 from workbook.training.mining import squared_distances
 from workbook.training.zones import zone_shares
@@ -70,6 +73,50 @@ def test_an_unanswered_exercise_is_said_to_be_so_and_does_not_raise(capsys):
     assert "Not answered yet" in capsys.readouterr().out
 
 
+def refuse(*arguments):
+    raise RuntimeError("a mistake\nand more about it")
+
+
+def test_a_call_is_checked_by_what_it_returns(capsys):
+    for call, said in {
+        lambda: 3: "Right.",
+        lambda: 4: "Not yet. Count.",
+        lambda: ...: exercises.NOT_ANSWERED,
+        refuse: "Not yet. Count. (Your answer led to RuntimeError: a mistake)",
+        lambda: "3": "Not yet. Count. (Your answer '3' is text: write the number without "
+        "quotation marks.)",
+    }.items():
+        exercises.check_call(call, 3, "Count.")
+        assert capsys.readouterr().out == said + "\n"
+    exercises.check_call(lambda: [1, ...], [1, 2], "Count.")
+    assert capsys.readouterr().out == exercises.NOT_ANSWERED + "\n"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "said", "passes"),
+    [
+        (True, "Right.", True),
+        (np.bool_(True), "Right.", True),
+        (False, "Not yet. Count.", False),
+        (..., exercises.NOT_ANSWERED, False),
+        ("It is too slow.", "Not yet. It is too slow.", False),
+    ],
+)
+def test_a_function_that_checks_may_say_what_is_wrong(capsys, verdict, said, passes):
+    exercises.check(1, lambda answer: verdict, "Count.")
+    assert capsys.readouterr().out == said + "\n"
+    assert exercises.passes(1, lambda answer: verdict) is passes
+    assert exercises.passes(1, refuse) is False
+
+
+def test_an_error_without_a_message_is_named(capsys):
+    def fail():
+        raise NotImplementedError
+
+    exercises.check_call(fail, 1, "Count.")
+    assert capsys.readouterr().out.endswith("(Your answer led to NotImplementedError)\n")
+
+
 def test_reveal_shows_the_guess_or_that_none_was_made(capsys):
     exercises.reveal(..., 1234567)
     exercises.reveal(0.25, 0.5)
@@ -83,7 +130,10 @@ RNG = np.random.default_rng(0)
 LABELS = np.repeat(np.arange(6), 4)
 VECTORS = RNG.normal(size=(24, 5)).astype(np.float32)
 NAMES = {  # what the cells before the exercises have made, as far as the checks use it
-    "np": np, "exercises": exercises, "config": SimpleNamespace(seed=42),
+    "np": np, "tf": tf, "keras": keras, "su": su, "exercises": exercises,
+    "config": SimpleNamespace(seed=42), "margin": 0.5,
+    "count": lambda weights: sum(int(np.prod(weight.shape)) for weight in weights),
+    "effective_rank": effective_rank,
     "retrieval_metrics": retrieval_metrics, "bootstrap_interval": bootstrap_interval,
     "zone_shares": zone_shares, "squared_distances": squared_distances,
     "d_ap": RNG.uniform(size=200), "d_an": RNG.uniform(size=200),
@@ -125,7 +175,20 @@ def hardest_positive(distances, labels):
     return np.stack([np.arange(len(labels)), positive, negative], axis=1)
 
 
-WRONG = {  # (notebook, number of the exercise): plausible wrong answers
+def gaps(a, p, n):
+    return ((a - p) ** 2).sum(-1) - ((a - n) ** 2).sum(-1)
+
+
+def dense_parameters(inputs, units):
+    return sum(before * after + after for before, after in zip((inputs, *units), units))
+
+
+LOSSES = [
+    lambda a, p, n, m: np.maximum(gaps(a, p, n) + m, 0),  # no mean
+    lambda a, p, n, m: max(gaps(a, p, n).mean() + m, 0),  # mean too early
+    lambda a, p, n, m: np.maximum(gaps(a, n, p) + m, 0).mean(),
+]
+WRONG = {  # (notebook, exercise): plausible wrong answers, or (part of the solution, wrong part)
     ("01", 1): [
         grey_histogram,
         unequal_histogram,
@@ -134,22 +197,51 @@ WRONG = {  # (notebook, number of the exercise): plausible wrong answers
     ("01", 2): [recall_that_finds_itself, lambda x, y: 0.5],
     ("02", 1): [zones_with_wrong_borders, lambda d_ap, d_an, m: ["hard"] * len(d_ap)],
     ("02", 2): [hardest_positive, lambda d, y: np.zeros((len(y), 3), int)],
-    ("05", 1): [recall_that_finds_itself, lambda x, y, k: 0.5],
+    ("03", 1): LOSSES,
+    ("03", 2): [
+        lambda a, p, n, m: 2 * (n - p),  # also where the loss is 0
+        lambda a, p, n, m: (n - p) * (gaps(a, p, n) + m > 0),
+        lambda a, p, n, m: 2 * (p - n) * (gaps(a, p, n) + m > 0),
+    ],
+    ("03", 3): [
+        lambda inputs, units: inputs * units[0] + units[0],
+        dense_parameters,  # without BatchNorm
+        lambda inputs, units: dense_parameters(inputs, units) + 4 * sum(units[:-1]),
+        lambda inputs, units: dense_parameters(inputs, units) + 2 * sum(units),
+    ],
+    ("04", 1): LOSSES,
+    ("04", 2): [
+        ("where(is_positive,", "where(same,"),  # the anchor itself
+        ("positive = tf.argmin(tf.where(is_positive, distances, np.inf",
+         "positive = tf.argmax(tf.where(is_positive, distances, -1"),
+        ("where(same, np.inf", "where(is_positive, np.inf"),
+    ],
+    ("04", 3): [("** 2 / (", "/ ("), ("rowvar=False", "rowvar=True")],
+    ("05", 1): [recall_that_finds_itself, lambda x, y, k: 0.5, ("[:, :k]", "[:, :1]")],
     ("05", 2): [lambda q, x, y: y[:1].repeat(len(q)), lambda q, x, y: np.arange(len(q))],
     ("05", 3): [lambda values: (0, 1), lambda values: (values.min(), values.max())],
-}
-ODD = [None, b"19", [], {}, np.nan, object(), len]
+    ("10", 1): [
+        ("len(group) - 1", "len(group)"),
+        ("group.mean()", "np.mean(np.concatenate(groups))"),
+    ],
+    ("10", 2): [("error * ", ""), ("max(axis=1)", "mean(axis=1)")],
+}  # fmt: skip
+MINER = "    positive = ...\n    negative = ...\n"  # the two lines that exercise 4.2 leaves out
+
+
+def complete(which):
+    """Return the solution as code that can be run."""
+    blank, _, solution = read_exercise(*which)
+    return blank.replace(MINER, solution) if MINER in blank else solution
 
 
 def answered(capsys, which, answer):
-    """What the check says of an answer: source code, or an object under the answer's name."""
+    """Return what the check says of an answer: source code, or an object under its name."""
     blank, check, _ = read_exercise(*which)
     names = dict(NAMES) | (EVALUATION if which[0] == "05" else {})
-    if isinstance(answer, str):
-        exec(answer, names)
-    else:
-        exec(blank, names)
-        names[re.search(r"^(?:def )?(\w+)", blank)[1]] = answer
+    exec(answer if isinstance(answer, str) else blank, names)
+    if not isinstance(answer, str):
+        names[re.search(r"^(?:def )?(\w+)(?: =|\()", blank, re.MULTILINE)[1]] = answer
     capsys.readouterr()
     exec(check, names)
     return capsys.readouterr().out
@@ -157,17 +249,61 @@ def answered(capsys, which, answer):
 
 @pytest.mark.parametrize("which", WRONG, ids=str)
 def test_a_check_accepts_the_solution_alone(capsys, which):
-    blank, _, solution = read_exercise(*which)
-    assert answered(capsys, which, blank).startswith("Not answered yet")
+    blank, solution = read_exercise(*which)[0], complete(which)
+    assert answered(capsys, which, blank) == exercises.NOT_ANSWERED + "\n"
     assert answered(capsys, which, solution).startswith("Right.\n")
     for answer in WRONG[which]:
+        if isinstance(answer, tuple):
+            assert answer[0] in solution
+            answer = solution.replace(*answer)
         assert answered(capsys, which, answer).startswith("Not yet. "), answer
 
 
-@pytest.mark.parametrize("which", [which for which in WRONG if which[0] != "05"], ids=str)
-def test_an_odd_answer_gets_a_hint_and_no_traceback(capsys, which):
-    for answer in ODD:
+@pytest.mark.parametrize("which", WRONG, ids=str)
+def test_an_answer_that_raises_is_named_in_one_line(capsys, which):
+    said = answered(capsys, which, refuse)
+    assert said.startswith("Not yet. ") and said.endswith("led to RuntimeError: a mistake)\n")
+    assert said.count("\n") == 1
+
+
+def returns(value):
+    return lambda *arguments: value
+
+
+@pytest.mark.parametrize("which", WRONG, ids=str)
+def test_an_answer_of_another_type_gets_a_hint_and_no_traceback(capsys, which):
+    results = map(returns, [None, "0.5", {}, object(), [[1], [1, 2]], np.nan, np.zeros(0), True])
+    for answer in (None, 3, b"19", [], {}, np.nan, object(), len, *results):
         assert answered(capsys, which, answer).startswith("Not yet. "), answer
+
+
+@pytest.mark.parametrize("convert", ["float", "np.asarray", "tf.constant"])
+def test_a_number_of_any_library_is_as_good_as_an_array(capsys, convert):
+    wrapped = re.sub(r"return (.*)", rf"return {convert}(\1)", complete(("04", 1)))
+    assert answered(capsys, ("04", 1), wrapped) == "Right.\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        ("    positive = index\n    negative = ...\n", exercises.NOT_ANSWERED),
+        (
+            "    positive = np.where(is_positive, distances, np.inf).argmin(axis=1)\n"
+            "    negative = np.where(same, np.inf, distances).argmin(axis=1)\n",
+            "These are the right images, but the training cannot run this miner",
+        ),
+        (
+            "    positive = tf.argmin(tf.where(is_positive, distances, np.inf), axis=1)\n"
+            "    negative = tf.argmin(tf.where(same, np.inf, distances), axis=1)\n",
+            "These are the right images, but the training cannot run this miner",
+        ),
+    ],
+    ids=["half", "NumPy", "int64"],
+)
+def test_a_miner_that_cannot_train_is_told_so(capsys, answer, says):
+    blank = read_exercise("04", 2)[0]
+    said = answered(capsys, ("04", 2), blank.replace(MINER, answer))
+    assert says in said and said.count("\n") == 1
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

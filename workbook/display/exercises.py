@@ -1,9 +1,13 @@
 """Guesses and exercises in the notebooks: is the answer right?"""
 
+from collections.abc import Callable
 from numbers import Integral
 from typing import Any
 
 import numpy as np
+
+RIGHT = "Right."
+NOT_ANSWERED = "Not answered yet: replace the ... above, run that cell, then this one."
 
 
 def reveal(guess: Any, value: float) -> None:
@@ -42,21 +46,51 @@ def check(answer: Any, expected: Any, hint: str) -> None:
     answer : what the learner wrote. `...` counts as not answered yet.
     expected : a text (capitals and blanks around it do not matter); a number or an array of the
         same shape (equal to 1e-6, or to the precision of a float32 or float16 answer); or a
-        function that tells whether an answer is right.
-    hint : one sentence. If the check itself fails on an answer, the hint also names the error; if a
-        number was given as text, it says so.
+        function of the answer that returns whether it is right, `...` if it is not answered yet,
+        or a sentence that says what is wrong and takes the place of the hint.
+    hint : one sentence. If the answer leads to an error, the hint also names the error; if a number
+        was given as text, it says so.
     """
-    if answer is ...:
-        print("Not answered yet: replace the ... above, run that cell, then this one.")
-        return
+    print(_judge(lambda: answer, expected, hint))
+
+
+def check_call(call: Callable[[], Any], expected: Any, hint: str) -> None:
+    """Call the learner's function and check what it returns, as `check` does; nothing raises.
+
+    Parameters
+    ----------
+    call : calls the learner's function, such as `lambda: triplet_loss(a, p, n, 0.5)`. A returned
+        `...`, or one in a returned list, counts as not answered yet.
+    expected, hint : see `check`.
+    """
+    print(_judge(call, expected, hint))
+
+
+def passes(answer: Any, expected: Any) -> bool:
+    """Tell whether `check` prints "Right."; for a cell that goes on with a right answer."""
+    return _judge(lambda: answer, expected, "") == RIGHT
+
+
+def _judge(call: Callable[[], Any], expected: Any, hint: str) -> str:
+    """Return what `check_call` prints."""
+    answer = None
     try:
-        right = is_right(answer, expected)
+        answer = call()
+        if any(part is ... for part in (answer if isinstance(answer, list) else [answer])):
+            return NOT_ANSWERED
+        verdict = expected(answer) if callable(expected) else is_right(answer, expected)
+        if verdict is ...:
+            return NOT_ANSWERED
+        if isinstance(verdict, str):
+            return f"Not yet. {verdict}"
+        if verdict:
+            return RIGHT
     except Exception as error:  # whatever was typed, a learner gets the hint, not a traceback
-        first_line = str(error).partition("\n")[0]
-        right, hint = False, f"{hint} (Your answer led to {type(error).__name__}: {first_line})"
-    if not right and not isinstance(expected, str) and _is_number_as_text(answer):
+        message = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
+        hint += f" (Your answer led to {message})"
+    if not isinstance(expected, str) and _is_number_as_text(answer):
         hint += f" (Your answer {answer!r} is text: write the number without quotation marks.)"
-    print("Right." if right else f"Not yet. {hint}")
+    return f"Not yet. {hint}"
 
 
 def _is_number_as_text(answer: Any) -> bool:
@@ -67,9 +101,7 @@ def _is_number_as_text(answer: Any) -> bool:
 
 
 def is_right(answer: Any, expected: Any) -> bool:
-    """Tell whether `answer` is `expected`, or satisfies it; a wrong type may raise an error."""
-    if callable(expected):
-        return bool(expected(answer))
+    """Tell whether `answer` is the text, number or array `expected`; a wrong type may raise."""
     if isinstance(expected, str):
         return str(answer).strip().casefold() == expected.casefold()
     answer, expected = np.asarray(answer), np.asarray(expected)
