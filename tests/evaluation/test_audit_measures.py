@@ -98,6 +98,8 @@ def test_the_audit_counts_everything():
         "classes with fewer than 5 images": 2,
     }
     assert copies(audit.duplicates) == [([0, 1], "within a class")]
+    alone = find_doubtful_labels(features, labels)  # searches the neighbours itself
+    assert [image.row for image in audit.doubtful] == [image.row for image in alone]
 
 
 def test_two_images_are_enough():

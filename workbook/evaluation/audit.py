@@ -1,6 +1,6 @@
 """Which images of a dataset deserve a look: near-duplicates, doubtful labels, small classes.
 
-`python -m workbook audit` and notebook 01 show what is found. Nothing is changed.
+`python -m workbook audit` shows what is found. Nothing is changed.
 """
 
 from dataclasses import dataclass
@@ -77,15 +77,20 @@ def audit_images(data: ImagesWithSplits, features: np.ndarray) -> Audit:
     Raises ValueError if there are fewer than two images.
     """
     labels, counts = np.unique(data.labels, return_counts=True)
+    nearest = nearest_neighbors(features, k=min(NEIGHBORS, len(features) - 1))  # both need them
     return Audit(
-        find_duplicates(data.images, features, data.labels, data.splits),
-        find_doubtful_labels(features, data.labels),
+        find_duplicates(data.images, features, data.labels, data.splits, nearest),
+        find_doubtful_labels(features, data.labels, nearest),
         {int(c): int(n) for c, n in zip(labels, counts) if n < FEW_IMAGES},
     )
 
 
 def find_duplicates(
-    images: np.ndarray, features: np.ndarray, labels: np.ndarray, splits: np.ndarray
+    images: np.ndarray,
+    features: np.ndarray,
+    labels: np.ndarray,
+    splits: np.ndarray,
+    nearest: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> list[DuplicateGroup]:
     """Group images that are nearly the same, in the order of `KINDS`.
 
@@ -99,6 +104,7 @@ def find_duplicates(
     images : (n, h, w, 3), 0..255.
     features : (n, dim) with length 1.
     labels, splits : (n,) of any type.
+    nearest : the ten `nearest_neighbors` of the features; searched if missing.
 
     Notes
     -----
@@ -118,11 +124,14 @@ def find_duplicates(
     pixels -= pixels.mean(axis=1, keepdims=True)
     pixels /= np.maximum(np.linalg.norm(pixels, axis=1, keepdims=True), 1e-9)
     mirrored = pixels.reshape(-1, side, side, 3)[:, :, ::-1].reshape(pixels.shape)
-    searches = [(pixels, None, SAME_PIXELS), (mirrored, pixels, SAME_PIXELS)]
-    searches += [(features, None, SAME_FEATURES)]
+    k = min(NEIGHBORS, len(features) - 1)
+    searches = [
+        (nearest_neighbors(pixels, k=k), SAME_PIXELS),
+        (nearest_neighbors(mirrored, pixels, k), SAME_PIXELS),
+        (nearest or nearest_neighbors(features, k=k), SAME_FEATURES),
+    ]
     edges = []
-    for query, gallery, limit in searches:
-        distances, indices = nearest_neighbors(query, gallery, min(NEIGHBORS, len(query) - 1))
+    for (distances, indices), limit in searches:
         rows, columns = np.nonzero(distances <= limit)
         edges.append(np.stack([rows, indices[rows, columns]]))
     first, second = np.concatenate(edges, axis=1)
@@ -138,7 +147,11 @@ def find_duplicates(
     return sorted(found, key=lambda group: (KINDS.index(group.kind), group.rows[0]))
 
 
-def find_doubtful_labels(features: np.ndarray, labels: np.ndarray) -> list[DoubtfulLabel]:
+def find_doubtful_labels(
+    features: np.ndarray,
+    labels: np.ndarray,
+    nearest: tuple[np.ndarray, np.ndarray] | None = None,
+) -> list[DoubtfulLabel]:
     """Find images of whose closest neighbours none has their label and half have one other label.
 
     Ten neighbours are asked, or as many as the median class has images, but at least five. The most
@@ -148,6 +161,7 @@ def find_doubtful_labels(features: np.ndarray, labels: np.ndarray) -> list[Doubt
     ----------
     features : (n, dim).
     labels : (n,) int, 0..c-1.
+    nearest : the ten `nearest_neighbors` of the features; searched if missing.
 
     Notes
     -----
@@ -159,9 +173,9 @@ def find_doubtful_labels(features: np.ndarray, labels: np.ndarray) -> list[Doubt
     sizes = np.unique(labels, return_counts=True)[1]
     wanted = max(FEWEST_NEIGHBORS, min(NEIGHBORS, int(np.median(sizes))))
     k = min(wanted, len(features) - 1)
-    _, indices = nearest_neighbors(features, k=k)
+    _, indices = nearest or nearest_neighbors(features, k=k)
     found = []
-    for row, neighbors in enumerate(indices):
+    for row, neighbors in enumerate(indices[:, :k]):
         near, counts = np.unique(labels[neighbors], return_counts=True)
         if labels[row] not in near and 2 * counts.max() >= k:
             best = int(counts.argmax())
