@@ -102,7 +102,7 @@ def _toy_recipe(class_id: int, seed: int) -> dict[str, Any]:
     centre = (outline.max(0) + outline.min(0)) / 2
     reach = np.hypot(*(outline - centre).T).max()
     rgb = [
-        np.frombuffer(bytes.fromhex(c), np.uint8) / np.float32(255)
+        np.frombuffer(bytes.fromhex(c), np.uint8)[:, None] / np.float32(255)  # (3, 1)
         for c in palettes[class_id % 13].split()
     ]
     return {
@@ -116,6 +116,12 @@ def _toy_recipe(class_id: int, seed: int) -> dict[str, Any]:
     }
 
 
+@functools.lru_cache(maxsize=1)
+def _grid(n: int) -> np.ndarray:
+    """Where the pixels are, from -1 to 1, rightwards and downwards: (2, n, n)."""
+    return (np.mgrid[:n, :n][::-1].astype(np.float32) + 0.5) * 2 / n - 1
+
+
 def render_toy(
     class_id: int, instance_id: int, size: int = 64, seed: int = 0
 ) -> tuple[np.ndarray, dict[str, float]]:
@@ -125,12 +131,7 @@ def render_toy(
     n = size * max(2, -(-192 // size))  # drawn larger, shrunk at the end: smooth edges
     sun_x, sun_y = math.cos(math.radians(f["light"])), math.sin(math.radians(f["light"]))
     c, s = math.cos(math.radians(f["angle"])), math.sin(math.radians(f["angle"]))
-    gx, gy = (np.mgrid[:n, :n][::-1].astype(np.float32) + 0.5) * 2 / n - 1
-    dx, dy = (gx - f["x"]) / f["scale"], (gy - f["y"]) / f["scale"]
-    u, v = c * dx + s * dy, c * dy - s * dx  # the toy's own axes
-
-    def spot(right: float, down: float, radius: float) -> np.ndarray:
-        return np.hypot(u - toy["middle"][0] - right, v - toy["middle"][1] - down) < radius
+    gx, gy = _grid(n)
 
     def blurred(picture: Image.Image, share: float) -> np.ndarray:
         picture = picture.filter(ImageFilter.GaussianBlur(share * n))
@@ -141,11 +142,19 @@ def render_toy(
     corners = toy["outline"] @ [[c, s], [-s, c]] * f["scale"] + [f["x"], f["y"]]
     ImageDraw.Draw(mask).polygon([tuple(p) for p in ((corners + 1) * n / 2).tolist()], fill=255)
     inside = blurred(mask, 0.012) > 0.5
+    dx, dy = (gx[inside] - f["x"]) / f["scale"], (gy[inside] - f["y"]) / f["scale"]
+    u, v = c * dx + s * dy, c * dy - s * dx  # the toy's own axes, for its pixels alone
+
+    def spot(right: float, down: float, radius: float) -> np.ndarray:
+        return np.hypot(u - toy["middle"][0] - right, v - toy["middle"][1] - down) < radius
+
     if toy["detail"] == "hole":
-        inside &= ~spot(0, 0, 0.2)
+        around = ~spot(0, 0, 0.2)
+        inside[inside] = around
+        u, v = u[around], v[around]
     mask = Image.fromarray(inside.astype(np.uint8) * 255)
     slope_y, slope_x = np.gradient(blurred(mask, 0.035) + blurred(mask, 0.1), 2 / n)
-    lit = -(sun_x * slope_x + sun_y * slope_y)
+    lit = -(sun_x * slope_x[inside] + sun_y * slope_y[inside])
 
     # The backdrop: a wallpaper, and on it the soft shadow of the toy.
     paper = list(_PATTERNS.values())[rng.integers(11)](gx + rng.random(), gy, rng.uniform(5, 14))
@@ -153,37 +162,39 @@ def render_toy(
     shine = 1 + 0.12 * (sun_x * gx + sun_y * gy) + f["texture"] * np.clip(paper * 4, -1, 1)
     shift = round(-0.03 * n * sun_y), round(-0.03 * n * sun_x)
     shine *= 1 - 0.5 * np.roll(blurred(mask, 0.03), shift, (0, 1))
-    photo = np.array(wall, np.float32) * shine[..., None]
+    photo = np.array(wall, np.float32)[:, None, None] * shine  # (3, n, n), which NumPy computes fastest
 
     # The toy: pattern and detail, then light and gloss from the slopes, and a dark rim.
     c, s = math.cos(toy["tilt"]), math.sin(toy["tilt"])
     painted = toy["pattern"](c * u + s * v, c * v - s * u, toy["frequency"]) > 0
-    paint = np.where(painted[..., None], toy["rgb"][1], toy["rgb"][0])
+    paint = np.where(painted, toy["rgb"][1], toy["rgb"][0])  # (3, pixels of the toy)
     if toy["detail"] == "cap":
-        paint[v < -0.42] = toy["rgb"][2]
+        paint[:, v < -0.42] = toy["rgb"][2]
     if toy["detail"] == "button":
-        paint[spot(0, 0, 0.24)] = toy["rgb"][2]
+        paint[:, spot(0, 0, 0.24)] = toy["rgb"][2]
     for side in (-0.17, 0.17) if toy["detail"] == "eyes" else ():
-        paint[spot(side, 0, 0.15)] = 1
-        paint[spot(side, 0.03, 0.085)] = 0.08
-    rim = 0.35 + 0.65 * np.clip(blurred(mask, 0.012) * 5 - 2.5, 0, 1)
-    paint *= (rim * (0.95 + 0.09 * np.clip(lit, -4, 4)))[..., None]
-    paint += (rim * 0.5 * np.exp(-4 * (lit - 2.2) ** 2))[..., None]
-    np.copyto(photo, paint, where=inside[..., None])
+        paint[:, spot(side, 0, 0.15)] = 1
+        paint[:, spot(side, 0.03, 0.085)] = 0.08
+    rim = 0.35 + 0.65 * np.clip(blurred(mask, 0.012)[inside] * 5 - 2.5, 0, 1)
+    paint *= rim * (0.95 + 0.09 * np.clip(lit, -4, 4))
+    paint += rim * 0.5 * np.exp(-4 * (lit - 2.2) ** 2)
+    photo[:, inside] = paint
 
     # A rod in front of the toy, in half of the photographs.
     thick, lean, f["occlusion"] = f["occlusion"], rng.uniform(0, math.pi), 0.0
     rod = np.array(colorsys.hsv_to_rgb(rng.random(), 0.55, 0.85), np.float32)
-    across = (math.cos(lean) * dx + math.sin(lean) * dy - rng.uniform(-0.5, 0.5)) / thick
+    middle = rng.uniform(-0.5, 0.5)
     if rng.random() < 0.5:
-        photo *= (1 - 0.4 * np.exp(-3 * np.maximum(np.abs(across) - 1, 0)))[..., None]
+        dx, dy = (gx - f["x"]) / f["scale"], (gy - f["y"]) / f["scale"]
+        across = (math.cos(lean) * dx + math.sin(lean) * dy - middle) / thick
+        photo *= 1 - 0.4 * np.exp(-3 * np.maximum(np.abs(across) - 1, 0))
         over = np.abs(across) < 1
-        photo[over] = rod * (1.1 - 0.6 * (across[over, None] - 0.3) ** 2)
+        photo[:, over] = rod[:, None] * (1.1 - 0.6 * (across[over] - 0.3) ** 2)
         f["occlusion"] = float((over & inside).sum() / inside.sum())
 
-    tint = np.array([1 + f["warmth"], 1, 1 - f["warmth"]], np.float32)
-    photo *= tint * np.float32(f["brightness"])
-    image = Image.fromarray(np.uint8(np.clip(photo, 0, 1) * 255)).reduce(n // size)
+    tint = np.array([1 + f["warmth"], 1, 1 - f["warmth"]], np.float32) * np.float32(f["brightness"])
+    levels = np.uint8(np.clip(photo * tint[:, None, None], 0, 1) * 255)
+    image = Image.fromarray(np.ascontiguousarray(levels.transpose(1, 2, 0))).reduce(n // size)
     grain = rng.normal(0, 255 * f["noise"], (size, size, 3))
     return np.clip(np.asarray(image) + grain, 0, 255).astype(np.uint8), f
 
