@@ -22,13 +22,16 @@ class LiveLossPlot(keras.callbacks.Callback):
     Parameters
     ----------
     title : of the figure.
-    live : whether the figure is redrawn in place, at most once per second; it is then one display
-        of Jupyter. Otherwise, and outside Jupyter, it is drawn once, at the end.
+    live : whether the figure is redrawn in place, often enough to use at most 5 % of the time; it
+        is then one display of Jupyter. Otherwise, and outside Jupyter, it is drawn once, at the
+        end.
 
     Attributes
     ----------
     figure : the figure.
-    history : what is drawn, name -> one value per epoch.
+    history : what is drawn as dots, name -> one value per epoch.
+    steps : what is drawn as lines, name -> (epochs done, mean since the epoch began) per step, and
+        NaN where an epoch begins. Steps before an interruption are not known.
     """
 
     PANELS = (  # y label, the logs drawn in that panel
@@ -39,24 +42,43 @@ class LiveLossPlot(keras.callbacks.Callback):
 
     def __init__(self, title: str = "", live: bool = True):
         super().__init__()
-        self.title, self.drawn = title, 0.0
+        self.title, self.next_drawing = title, 0.0
         self.figure: Any = None
         self.handle: Any = None
         self.history: dict[str, list[float]] = {}
+        self.steps: dict[str, list[tuple[float, float]]] = {}
         self.live = live and "ipykernel" in sys.modules
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         # a resumed training brings its first epochs along
         self.history = {name: list(v) for name, v in self.model.history.history.items()}
 
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        self.epoch = epoch
+        for points in self.steps.values():
+            points.append((epoch, math.nan))
+
+    def on_train_batch_end(self, batch: int, logs: Logs) -> None:
+        # Keras logs the mean of the steps since the epoch began
+        place = self.epoch + (batch + 1) / (self.params.get("steps") or math.inf)
+        for name, value in logs.items():
+            self.steps.setdefault(name, []).append((place, float(value)))
+        self._draw_if_due()
+
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         for name, value in logs.items():
             self.history.setdefault(name, []).append(float(value))
-        if self.live and time.monotonic() - self.drawn > 1:
-            self._draw()
+        self._draw_if_due()
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         self._draw()
+
+    def _draw_if_due(self) -> None:
+        start = time.monotonic()
+        if self.live and start > self.next_drawing:
+            self._draw()
+            end = time.monotonic()
+            self.next_drawing = end + max(1, 19 * (end - start))
 
     def _draw(self) -> None:
         if self.figure is None:
@@ -65,14 +87,18 @@ class LiveLossPlot(keras.callbacks.Callback):
         for axis, (label, names) in zip(self.axes, self.PANELS):
             axis.clear()
             for name in names:
-                if values := self.history.get(name):
-                    axis.plot(range(1, len(values) + 1), values, marker=".", label=name)
+                values, points = self.history.get(name, []), self.steps.get(name, [])
+                if values or points:
+                    join = "" if points else "-"
+                    [dots] = axis.plot(
+                        range(1, len(values) + 1), values, marker="o", linestyle=join, label=name
+                    )
+                    axis.plot(*np.reshape(points, (-1, 2)).T, color=dots.get_color())
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.set(xlabel="epoch", ylabel=label, ylim=(0, 1.02 if label == "share" else None))
             if axis.lines:
                 axis.legend()
         self.figure.suptitle(self.title, parse_math=False)
-        self.drawn = time.monotonic()
         if "ipykernel" in sys.modules:
             if self.handle is None:
                 self.handle = display(self.figure, display_id=True)
