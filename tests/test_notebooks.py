@@ -1,6 +1,7 @@
 """The committed notebooks: what their text claims holds in the outputs beside it."""
 
 import ast
+import json
 
 import nbformat
 import pytest
@@ -28,6 +29,14 @@ def test_every_claim_of_the_published_run_holds(path):
     assert not [text for text, holds in claims.items() if not holds]
     lessons = path.name[:2] in ("01", "02", "03", "04", "05", "06")
     assert claims or not lessons, "a lesson rests on numbers, so it checks some"
+
+
+def test_notebook_3_quotes_what_pretraining_is_worth():
+    shares = json.loads((ROOT / "results/grocery/pretraining.json").read_text("utf-8"))
+    [notebook] = [path for path in NOTEBOOKS if path.name.startswith("03")]
+    text = "".join(c.source for c in read(notebook).cells if c.cell_type == "markdown")
+    assert f"{shares['pretrained']:.0%}".replace("%", " %") + " of the photographs" in text
+    assert f"{shares['random']:.0%}".replace("%", " %") + " with random ones" in text
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

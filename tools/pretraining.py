@@ -4,7 +4,7 @@ usage: python -m tools.pretraining [DATA_HOME]
 
 EfficientNet-Lite0 with ImageNet weights and with random ones: each feature map is averaged and
 scaled to length 1 (the "plain features" of notebook 1), and every test image of `grocery` is named
-by its closest training image. Notebook 3 reads the result.
+by its closest training image. Notebook 3.3 quotes the result.
 """
 
 import json

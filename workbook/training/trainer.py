@@ -1,6 +1,6 @@
 """The training loop: from settings, a recipe and a dataset to a trained embedding.
 
-Every notebook and tool that trains calls it. Notebook 4 shows its parts one by one.
+Every notebook and tool that trains calls it. Notebook 3 takes its steps by hand.
 """
 
 import time
