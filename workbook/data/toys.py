@@ -162,7 +162,7 @@ def render_toy(
     shine = 1 + 0.12 * (sun_x * gx + sun_y * gy) + f["texture"] * np.clip(paper * 4, -1, 1)
     shift = round(-0.03 * n * sun_y), round(-0.03 * n * sun_x)
     shine *= 1 - 0.5 * np.roll(blurred(mask, 0.03), shift, (0, 1))
-    photo = np.array(wall, np.float32)[:, None, None] * shine  # (3, n, n), which NumPy computes fastest
+    photo = np.array(wall, np.float32)[:, None, None] * shine  # (3, n, n): NumPy is faster so
 
     # The toy: pattern and detail, then light and gloss from the slopes, and a dark rim.
     c, s = math.cos(toy["tilt"]), math.sin(toy["tilt"])
