@@ -193,7 +193,7 @@ def render_toy(
         f["occlusion"] = float((over & inside).sum() / inside.sum())
 
     tint = np.array([1 + f["warmth"], 1, 1 - f["warmth"]], np.float32) * np.float32(f["brightness"])
-    levels = np.uint8(np.clip(photo * tint[:, None, None], 0, 1) * 255)
+    levels = (np.clip(photo * tint[:, None, None], 0, 1) * 255).astype(np.uint8)
     image = Image.fromarray(np.ascontiguousarray(levels.transpose(1, 2, 0))).reduce(n // size)
     grain = rng.normal(0, 255 * f["noise"], (size, size, 3))
     return np.clip(np.asarray(image) + grain, 0, 255).astype(np.uint8), f
