@@ -96,6 +96,11 @@ def build_parser() -> argparse.ArgumentParser:
     merge.add_argument("gallery", help="the gallery to add to")
     merge.add_argument("other", help="the gallery whose entries are added")
 
+    index = add_command(
+        "index", "build an index of a large gallery, for faster answers (needs faiss)", build_index
+    )
+    index.add_argument("gallery", help=GALLERY)
+
     identify = add_command(
         "identify", "name images by a gallery's closest entries", identify_images
     )
@@ -211,6 +216,12 @@ def merge_galleries(options: argparse.Namespace) -> None:
     from workbook.commands.gallery import merge
 
     merge(options.gallery, options.other)
+
+
+def build_index(options: argparse.Namespace) -> None:
+    from workbook.commands.gallery import index
+
+    index(options.gallery)
 
 
 def identify_images(options: argparse.Namespace) -> None:

@@ -91,6 +91,13 @@ class Entries:
         return squared_norms(self.embeddings)
 
     @cached_property
+    def classes(self) -> np.ndarray:
+        """The number of each entry's class, (m,) int."""
+        number: dict[str, int] = {}
+        labels = self.labels.tolist()  # numbering a million is ten times as fast as sorting them
+        return np.array([number.setdefault(label, len(number)) for label in labels], int)
+
+    @cached_property
     def images(self) -> np.ndarray:
         """The number of the image behind each, (m,): one may be an entry at several sizes.
 
@@ -153,15 +160,13 @@ class Entries:
 
     def compare_with_others(self) -> Comparison:
         """Compare each entry with those of all other images; see `Gallery.compare_entries`."""
-        _, classes = np.unique(self.labels, return_inverse=True)
-        images_per_class = np.bincount(classes[np.unique(self.images)])
-        is_known = images_per_class[classes] > 1
+        images_per_class = np.bincount(self.classes[np.unique(self.images)])
+        is_known = images_per_class[self.classes] > 1
         return self._compare(self.embeddings, self.labels, is_known, self.images)
 
     def measure_to_other_classes(self) -> np.ndarray:
         """Return each entry's squared distance to the nearest of another class, (m,) float64."""
-        _, classes = np.unique(self.labels, return_inverse=True)
-        return self.search(self.embeddings, 1, classes, classes)[0][:, 0]
+        return self.search(self.embeddings, 1, self.classes, self.classes)[0][:, 0]
 
     def _compare(
         self,

@@ -26,6 +26,7 @@ from workbook.gallery import storage
 from workbook.gallery.calibration import name_method, relative_margins
 from workbook.gallery.entries import COPY_TOLERANCE, Entries, check_finite
 from workbook.gallery.images import Image, hash_image, read_image
+from workbook.gallery.index import EntryIndex, advise_index, open_index
 from workbook.gallery.search import squared_norms
 from workbook.gallery.threshold import (
     Comparison,
@@ -105,6 +106,8 @@ class Gallery:
         self.policy: dict[str, Any] | None = None
         self.trials: Trials | None = None
         self._saved: storage.Saved | None = None
+        self._index: EntryIndex | None = None
+        self._index_is_open = False
         empty = np.empty((0, embedding_model.output_shape[-1]), np.float32)
         self._set_entries(Entries.new(empty, [], [], [], []))
 
@@ -406,26 +409,96 @@ class Gallery:
 
     def identify_embedding(self, embedding: np.ndarray, k: int = 5) -> Match:
         """Name an embedding (dim,) by its nearest entry; see `identify`."""
+        return self.identify_embeddings(np.asarray(embedding)[None], k)[0]
+
+    def identify_embeddings(self, embeddings: np.ndarray, k: int = 5) -> list[Match]:
+        """Name embeddings (n, dim) together, which is faster for many; see `identify`."""
         self._check_not_empty()
         if k < 1:
             raise ValueError(f"k={k}: ask for at least 1")
-        query = np.asarray(embedding, np.float32)[None]
-        check_finite(query)
-        distances, entries = self.entries.search(query, min(k, len(self.labels)))
-        nearest = [
-            (str(self.labels[entry]), float(distance), str(self.paths[entry]) or None)
-            for distance, entry in zip(distances[0], entries[0])
-        ]
-        label, distance, _ = nearest[0]
-        unknown = self.threshold is not None and distance > self.threshold
-        probability = None
+        queries = np.asarray(embeddings, np.float32)
+        check_finite(queries)
+        distances, places = self._find_nearest(queries, min(k, len(self.entries)))
+        probabilities: list[float | None] = [None] * len(queries)
         if self.why_no_probability() is None:
-            others = distances[:, self.labels[entries[0]] != label]
-            if not others.size:  # all that are listed have one label: search on among the others
-                others, _ = self.entries.search(query, 1, np.array([label]), self.labels)
-            margins = relative_margins(distances[:, 0], others[:, 0])
-            probability = float(self.estimate_probabilities(margins)[0])
-        return Match("unknown" if unknown else label, distance, nearest, probability)
+            to_runner_up = self._measure_to_other_label(queries, distances, places)
+            margins = relative_margins(distances[:, 0], to_runner_up)
+            probabilities = list(map(float, self.estimate_probabilities(margins)))
+        matches = []
+        for row, probability in enumerate(probabilities):
+            nearest = [
+                (str(self.labels[place]), float(distance), str(self.paths[place]) or None)
+                for distance, place in zip(distances[row], places[row])
+            ]
+            label, distance, _ = nearest[0]
+            unknown = self.threshold is not None and distance > self.threshold
+            matches.append(Match("unknown" if unknown else label, distance, nearest, probability))
+        return matches
+
+    def _find_nearest(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return distances and places (n, k) of the nearest entries, by the index if it serves."""
+        if self.index is None:
+            return self.entries.search(queries, k)
+        return self.index.search(self.entries, queries, k)
+
+    def _measure_to_other_label(
+        self, queries: np.ndarray, distances: np.ndarray, places: np.ndarray
+    ) -> np.ndarray:
+        """Return each query's distance to the nearest entry of another label than the first's."""
+        classes = self.entries.classes
+        is_other = classes[places] != classes[places[:, :1]]
+        result = np.where(is_other, distances, np.inf).min(axis=1)
+        rows = np.flatnonzero(np.isinf(result))  # all that are listed have one label
+        own = classes[places[rows, 0]]
+        if self.index is None:
+            result[rows] = self.entries.search(queries[rows], 1, own, classes)[0][:, 0]
+        else:
+            result[rows] = self.index.measure_to_others(self.entries, queries[rows], own)
+        return result
+
+    @property
+    def index(self) -> EntryIndex | None:
+        """The index that `build_index` made, while it is current; else all entries are compared."""
+        saved = self._saved
+        if saved is None or saved.about["format"] < 6 or saved.about["index"] is None:
+            return None
+        if not self._index_is_open:
+            self._index_is_open = True
+            self._index = open_index(saved.folder, saved.about, self.embeddings.shape[1])
+        if self._index and (reason := self._index.why_outdated(self.entries)):
+            print(f"{reason}, so all are compared; {advise_index(saved.folder)}")
+            self._index = None
+        return self._index
+
+    @property
+    def needs_saving(self) -> bool:
+        """Whether the entries are not all in files of the present format."""
+        is_old = self._saved is None or self._saved.about["format"] < storage.FORMAT
+        return is_old or self.entries is not self._saved_entries
+
+    def build_index(self) -> dict[str, float]:
+        """Build an index beside the gallery's files; it is used from then on, and after `load`.
+
+        Returns
+        -------
+        dict
+            What `EntryIndex.choose_lists` measured, as entries that stand in for queries.
+
+        Raises
+        ------
+        ValueError
+            If the gallery is not saved as it is, has too few entries, or faiss is not installed.
+        """
+        saved = self._saved
+        if saved is None or self.needs_saving:
+            raise ValueError("save the gallery before its index is built: gallery.save(folder)")
+        covered = sum(part["entries"] for part in saved.about["parts"])
+        index = EntryIndex.build(self.entries, covered)
+        measured = index.choose_lists(self.entries)
+        recall = measured["recall_at_1"]
+        self._saved = storage.write_index(saved.folder, saved, index.write, recall)
+        self._index, self._index_is_open = index, True
+        return measured
 
     def estimate_probabilities(self, margins: np.ndarray) -> np.ndarray:
         """Return the probabilities (n,) that the nearest entries' labels are right.
@@ -600,10 +673,24 @@ class Gallery:
         The threshold stays as it is. Trials of held-out images cannot be measured again.
         """
         old, has_others = self.trials, len(np.unique(self.labels)) > 1
-        rests_on_entries = old and old.strangers_simulated and not old.known_held_out
-        if old and rests_on_entries and has_others and not old.are_current:
+        if old and old.rest_on_entries and has_others and not old.are_current:
             nothing = self.compare(self.embeddings[:0], [])
             self.trials = collect_trials(nothing, self.compare_entries)
+
+    def measure_let_in(self) -> float | None:
+        """Return the share of simulated strangers that are accepted; None if it has no meaning.
+
+        The strangers are the entries, each without its class. They are compared only if `trials`
+        do not tell.
+        """
+        if self.threshold is None or not len(self.entries):
+            return None
+        if self.trials and self.trials.rest_on_entries and self.trials.are_current:
+            distances = self.trials.stranger_distances
+        else:
+            distances = self.entries.measure_to_other_classes()
+        distances = distances[np.isfinite(distances)]  # of one class alone all are infinite
+        return float((distances <= self.threshold).mean()) if len(distances) else None
 
     def _check_not_collapsed(self) -> None:
         spread = squared_norms(np.ptp(self.embeddings, axis=0)[None])[0]
@@ -648,6 +735,7 @@ class Gallery:
         if self.trials:
             flags = asdict(self.trials)
             arrays = {name: flags.pop(name) for name in storage.TRIALS}
+        former = self._saved
         self._saved, rows = storage.write_gallery(
             Path(folder),
             self.model,
@@ -656,7 +744,11 @@ class Gallery:
             about | {"trials": flags},
             self._saved,
         )
-        self.entries = replace(self.entries, rows=rows)
+        self.entries = self._saved_entries = replace(self.entries, rows=rows)
+        if former is None or self._saved.about["index"] != former.about.get("index"):
+            self._index, self._index_is_open = None, False
+        if former and former.about.get("index") and not self._saved.about["index"]:
+            print(f"the gallery was written anew, without an index; {advise_index(folder)}")
 
     def save_over(self, folder: str | os.PathLike) -> None:
         """Save a gallery that was built anew, and keep what was added by hand to the one before.
@@ -753,7 +845,8 @@ class Gallery:
             ) from error
         except ValueError as error:
             raise ValueError(f"{shown}: {printable(error)}, or build the gallery again") from error
-        gallery.entries, gallery._saved = Entries(**arrays), saved
+        gallery.entries = gallery._saved_entries = Entries(**arrays)
+        gallery._saved = saved
         if about["format"] == 1:
             print(
                 f"{shown} is of format 1, whose threshold could be chosen on its own entries: it "
@@ -764,6 +857,8 @@ class Gallery:
             gallery.threshold, gallery.policy = about["threshold"], about["policy"]
         if trials:
             gallery.trials = Trials(**trials, **about["trials"])
+        # the first query needs these: it is then as fast as the later ones
+        _ = gallery.entries.norms, gallery.entries.classes, gallery.why_no_probability()
         return gallery
 
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from workbook.gallery.arrays import NotWholeError, check_hash, drop_rows, hash_file, read_arrays
 from workbook.support.atomic_files import temporary_build_folder
-from workbook.support.folder_lock import hold_folder
+from workbook.support.folder_lock import FolderInUseError, hold_folder
 from workbook.support.tensorflow_start import keras
 from workbook.support.text import printable
 
@@ -109,6 +109,11 @@ def _parts(value: Any) -> bool:
     return is_list and len({part["file"] for part in value}) == len(value)
 
 
+def _index(value: Any) -> bool:
+    checks = {"file": _text(r"index-[0-9a-f]{16}\.faiss"), "sha256": _HASH}
+    return _has(checks | {"parts": _count, "recall_at_1": _number})(value)
+
+
 CONTENT = {  # key of gallery.json: since which format, and what it may be
     "embedding_size": (1, _count),
     "threshold": (1, _or_none(_number)),
@@ -120,6 +125,7 @@ CONTENT = {  # key of gallery.json: since which format, and what it may be
     "parts": (6, _parts),
     "state": (6, _text(r"state-[0-9a-f]{16}\.npz")),
     "state_sha256": (6, _HASH),
+    "index": (6, _or_none(_index)),
 }
 ONE_FILE = {"entries": _ENTRIES, "entries_sha256": _HASH}  # in the place of parts, up to format 5
 
@@ -181,8 +187,10 @@ def list_files(folder: Path) -> set[str]:
 
 def name_files(about: dict[str, Any]) -> set[str]:
     """Return the names of the files that belong to what gallery.json says."""
-    state = {about["state"]} if "state" in about else set()
-    return {about["model"]} | {part["file"] for part in about["parts"]} | state
+    names = {about["model"]} | {part["file"] for part in about["parts"]}
+    if about["format"] >= 6:
+        names |= {about["state"]} | ({about["index"]["file"]} if about["index"] else set())
+    return names
 
 
 # --------------------------------------------------------------------------------- 2 the entries
@@ -330,7 +338,7 @@ def _is_unchanged(folder: Path, saved: Saved | None) -> bool:
     return about == saved.about and Saved.of(folder, about) == saved and None not in saved.stamps
 
 
-def count_kept_parts(counts: Sequence[int], rows: np.ndarray) -> int:
+def count_kept_parts(counts: Sequence[int], rows: np.ndarray, indexed: int = 0) -> int:
     """Return how many of the first parts stay as they are; the entries behind them are written.
 
     Parameters
@@ -339,6 +347,8 @@ def count_kept_parts(counts: Sequence[int], rows: np.ndarray) -> int:
         The rows of each part.
     rows
         Each entry's row in the parts, ascending, and then -1 for each new one, (m,).
+    indexed
+        How many of the parts are in an index, which is lost if they are written anew.
     """
     ends = np.cumsum([0, *counts])
     old = rows[rows >= 0]
@@ -346,7 +356,7 @@ def count_kept_parts(counts: Sequence[int], rows: np.ndarray) -> int:
         return 0
     entries = np.diff(np.searchsorted(old, ends))
     kept, new = len(counts), len(rows) - len(old)
-    while kept and new and counts[kept - 1] <= new:
+    while kept > indexed and new and counts[kept - 1] <= new:
         kept -= 1
         new += entries[kept]
     return kept
@@ -380,11 +390,13 @@ def write_gallery(
     """
     with hold_folder(folder, "saving a gallery"):
         rows = entries["rows"]
-        former, kept_parts = list_files(folder), []
+        former, kept_parts, index = list_files(folder), [], None
         keeps = saved is not None and _is_unchanged(folder, saved)
         if saved is not None and keeps:
-            parts = saved.about["parts"]
-            kept_parts = parts[: count_kept_parts([part["entries"] for part in parts], rows)]
+            parts, index = saved.about["parts"], saved.about["index"]
+            sizes, indexed = [part["entries"] for part in parts], index["parts"] if index else 0
+            kept_parts = parts[: count_kept_parts(sizes, rows, indexed)]
+            index = index if len(kept_parts) >= indexed else None
         total = sum(part["entries"] for part in kept_parts)
         first = int(np.count_nonzero((rows >= 0) & (rows < total)))
         new = {name: np.ascontiguousarray(entries[name][first:]) for name in ARRAYS}
@@ -413,14 +425,45 @@ def write_gallery(
                 "parts": kept_parts,
                 "state": state["file"],
                 "state_sha256": state["sha256"],
+                "index": index,
             }
-            (work / "gallery.json").write_text(json.dumps(about, indent=1), "utf-8")
-            os.replace(work / "gallery.json", folder / "gallery.json")
-        about = read_about(folder)
-        for name in former - name_files(about):
-            (folder / name).unlink(missing_ok=True)
+            _publish_about(folder, work, about)
         new_rows = np.concatenate([rows[:first], np.arange(total, total + count)])
-        return Saved.of(folder, about), new_rows
+        return _finish(folder, former), new_rows
+
+
+def write_index(
+    folder: Path, saved: Saved, write: Callable[[Path], None], recall_at_1: float
+) -> Saved:
+    """Write an index of all parts beside them, and name it in gallery.json.
+
+    Raises FolderInUseError if the gallery was changed since it was read.
+    """
+    with hold_folder(folder, "saving an index"):
+        if not _is_unchanged(folder, saved):
+            raise FolderInUseError(
+                f"{printable(folder)} was changed while its index was built: build it again"
+            )
+        former = name_files(saved.about)
+        with temporary_build_folder(folder / "gallery") as work:
+            write(work / "index.faiss")
+            index = _publish(work / "index.faiss", folder, "index")
+            facts = {"parts": len(saved.about["parts"]), "recall_at_1": recall_at_1}
+            _publish_about(folder, work, saved.about | {"index": index | facts})
+        return _finish(folder, former)
+
+
+def _publish_about(folder: Path, work: Path, about: dict[str, Any]) -> None:
+    (work / "gallery.json").write_text(json.dumps(about, indent=1), "utf-8")
+    os.replace(work / "gallery.json", folder / "gallery.json")
+
+
+def _finish(folder: Path, former: set[str]) -> Saved:
+    """Remove the files that are not needed any more, and return what is in the folder now."""
+    about = read_about(folder)
+    for name in former - name_files(about):
+        (folder / name).unlink(missing_ok=True)
+    return Saved.of(folder, about)
 
 
 def _publish(built: Path, folder: Path, kind: str) -> dict[str, str]:

@@ -113,6 +113,11 @@ class Trials:
     strangers_simulated: bool
     are_current: bool = True
 
+    @property
+    def rest_on_entries(self) -> bool:
+        """Whether all were entries, compared leave-one-out."""
+        return self.strangers_simulated and not self.known_held_out
+
     @cached_property
     def calibrator(self) -> Calibrator:
         """What `fit_calibrator` learns from the known images; ValueError if they are too few."""
