@@ -168,3 +168,40 @@ class Guard(StepTracker):
         if not self.warned:
             self.warned = True
             warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+
+class TimeBudget(keras.callbacks.Callback):
+    """Trains for some seconds instead of some epochs. The rate follows the share that is spent.
+
+    Only the steps count, not what happens between epochs, and not the first step of all, which
+    compiles the others. Seconds of processor time are counted, of all cores together, so that other
+    work on the machine takes nothing away. The rate rises during the first twentieth and then falls
+    to 0 as a half cosine, like `warm_cosine`.
+
+    Parameters
+    ----------
+    seconds : of processor time, above 0.
+
+    Attributes
+    ----------
+    spent, steps : seconds and steps so far.
+    """
+
+    RISING = 1 / 20
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds, self.spent, self.steps = seconds, 0.0, 0
+
+    def on_train_begin(self, logs: Logs = None) -> None:
+        self.rate = float(self.model.optimizer.learning_rate)
+
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
+        self.begin, share = time.process_time(), self.spent / self.seconds
+        falling = (1 + math.cos(math.pi * (share - self.RISING) / (1 - self.RISING))) / 2
+        self.model.optimizer.learning_rate = self.rate * min(share / self.RISING, falling)
+
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
+        self.spent += (time.process_time() - self.begin) * (self.steps > 0)
+        self.steps += 1
+        self.model.stop_training = self.spent >= self.seconds

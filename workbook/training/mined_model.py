@@ -1,14 +1,17 @@
 """The Siamese model that picks its triplets within each batch. Notebooks 3 and 4 explain it."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
+
+import numpy as np
 
 from siamese_utils import SiameseModel
 from workbook.models.devices import gather
 from workbook.support.tensorflow_start import keras, tf
 from workbook.training.batches import NUMBERS, EpochSetter, Logs, check_numbers
-from workbook.training.losses import TripletLoss
+from workbook.training.losses import LOSSES, LossAndLogs, TripletLoss
 from workbook.training.mining import Miner, has_triplet, squared_distances
 
 
@@ -72,9 +75,7 @@ class MinedSiameseModel(WorkerSteps):
         images, labels = check_labelled_batch(data)
         embeddings = gather(check_finite(self(check_finite_images(images), training=training)))
         labels = gather(labels)
-        distances = squared_distances(embeddings)
-        triplets = self.miner(distances, labels)
-        found = self.triplet_loss_function(distances, labels, triplets)
+        found = self.loss_and_logs(embeddings, labels)
         penalty = sum(self.losses)  # of regularisers, if the embedding has any
         logged = (found.losses + penalty, found.d_ap, found.d_an, found.active)
         for tracker, values in zip(self.trackers, logged):
@@ -82,6 +83,12 @@ class MinedSiameseModel(WorkerSteps):
         self.batches_with_triplet.update_state(has_triplet(labels))
         # Each device computes the loss of the whole batch, and their gradients are added up.
         return (found.loss + penalty) / self.distribute_strategy.num_replicas_in_sync
+
+    def loss_and_logs(self, embeddings: Any, labels: Any) -> LossAndLogs:
+        """Mine the triplets of a batch, embeddings (b, dim), labels (b,), and take their loss."""
+        distances = squared_distances(embeddings)
+        triplets = self.miner(distances, labels)
+        return self.triplet_loss_function(distances, labels, triplets)
 
     def evaluate(self, x: Any = None, y: Any = None, *rest: Any, **options: Any) -> Any:
         return super().evaluate(x, y if y is None else check_numbers(y), *rest, **options)
@@ -117,6 +124,42 @@ class MinedSiameseModel(WorkerSteps):
         if strategy is None:
             raise ValueError("this model was trained on explicit triplets: load it as SiameseModel")
         return cls(config["model"], loss, Miner(strategy), name=config.get("name"))
+
+
+class BatchLossModel(MinedSiameseModel):
+    """A `SiameseModel` that is trained with one of the `LOSSES` of whole batches. Save `embedding`.
+
+    Logged are that loss, and of each anchor the distances of its farthest positive and its closest
+    negative.
+
+    Parameters
+    ----------
+    model : an embedding model or a trainable tail.
+    name : of the loss.
+    labels : (n,) of all training images. A loss with proxies has one for each of their classes.
+    options : of the loss. `proxy_length` is the length, 1 by default, at which proxies start.
+    """
+
+    def __init__(
+        self, model: Any, name: str, labels: Any, options: Mapping[str, float] | None = None
+    ):
+        super().__init__(model, miner="batch-hard")
+        self.batch_loss, self.options = LOSSES[name], dict(options or {})
+        self.classes, self.proxies = np.unique(check_numbers(labels)), None
+        length = self.options.pop("proxy_length", 1.0)
+        if self.batch_loss.has_proxies:
+            shape = (len(self.classes), self.embedding.output_shape[1])
+            start = keras.initializers.RandomNormal(stddev=length / shape[1] ** 0.5)
+            self.proxies = self.add_weight(shape, start, "float32", name="proxies")
+
+    def loss_and_logs(self, embeddings: Any, labels: Any) -> LossAndLogs:
+        """Take the loss of a batch, embeddings (b, dim) and labels (b,)."""
+        embeddings = tf.cast(embeddings, tf.float32)
+        logs = super().loss_and_logs(embeddings, labels)
+        numbers = tf.searchsorted(tf.constant(self.classes, labels.dtype), labels)
+        proxies = {} if self.proxies is None else {"proxies": tf.convert_to_tensor(self.proxies)}
+        loss = self.batch_loss.function(embeddings, numbers, **proxies, **self.options)
+        return logs._replace(loss=loss, losses=tf.fill(tf.shape(logs.losses), loss))
 
 
 NO_WEIGHTS = "sample_weight and class_weight have no meaning for triplets: leave them out"

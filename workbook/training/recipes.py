@@ -1,6 +1,7 @@
 """Recipes: how an embedding is trained, as specified or tuned. Notebook 4 compares them."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,12 @@ from workbook.models.backbones import build_from_config
 from workbook.support.config import Config
 from workbook.support.tensorflow_start import keras
 from workbook.training.batches import largest_batch_shape
-from workbook.training.losses import TripletLoss
-from workbook.training.mined_model import ExplicitSiameseModel, MinedSiameseModel
+from workbook.training.losses import LOSSES, TripletLoss
+from workbook.training.mined_model import (
+    BatchLossModel,
+    ExplicitSiameseModel,
+    MinedSiameseModel,
+)
 from workbook.training.mining import Miner
 from workbook.training.optimizers import FusedAdamW
 
@@ -35,6 +40,8 @@ class Recipe:
     learning_rate, weight_decay : of the optimizer; each step of AdamW takes weight_decay times the
         rate off every weight.
     classes, images : at most this many classes, and this many images, in a batch.
+    loss, options : the name of one of the `LOSSES` of whole batches, and its own options. It takes
+        the place of the triplet loss and of the mining. None is the triplet loss.
 
     Raises
     ------
@@ -53,6 +60,8 @@ class Recipe:
     weight_decay: float = 1e-4
     classes: int = 16
     images: int = 64
+    loss: str | None = None
+    options: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.triplets not in RULES:
@@ -66,10 +75,21 @@ class Recipe:
             raise ValueError("temperature and active_only need mined triplets")
         if self.optimizer not in ("Adam", "AdamW"):
             raise ValueError(f"optimizer={self.optimizer!r} is not one of: Adam, AdamW")
+        if self.loss is not None and (self.loss not in LOSSES or self.mining is None):
+            raise ValueError(
+                f"loss={self.loss!r} must be one of: {', '.join(LOSSES)}, and needs mined triplets"
+            )
+        known = LOSSES[self.loss].ranges if self.loss else ()
+        if unknown := set(self.options) - set(known):
+            raise ValueError(
+                f"the loss {self.loss} has no option {min(unknown)!r}, only: {', '.join(known)}"
+            )
 
     @property
     def description(self) -> str:
         """What is trained on, for titles: such as "semi-hard triplets, margin 0.5"."""
+        if self.loss:
+            return ", ".join([self.loss, *(f"{n} {v:.3g}" for n, v in self.options.items())])
         soft = f", soft (T = {self.temperature})" if self.temperature else ""
         return f"{self.mining or self.triplets} triplets, margin {self.margin}{soft}"
 
@@ -87,19 +107,27 @@ class Recipe:
         """Build the embedding model of `config`, untrained, with this recipe's kind of length."""
         return build_from_config(config, normalize=self.normalize)
 
-    def build_model(self, tail: keras.Model) -> SiameseModel:
-        """Build the model that trains this tail (or embedding) by this recipe, not compiled."""
+    def build_model(self, tail: keras.Model, labels: Any = None) -> SiameseModel:
+        """Build the model that trains this tail (or embedding) by this recipe, not compiled.
+
+        labels : (n,) of the training images; a loss of whole batches needs them.
+        """
+        if self.loss:
+            return BatchLossModel(tail, self.loss, labels, self.options)
         if self.mining is None:
             return ExplicitSiameseModel(tail, self.margin)
         loss = TripletLoss(self.margin, self.temperature, self.active_only)
         return MinedSiameseModel(tail, loss, Miner(self.mining))
 
-    def make_optimizer(self, steps: int) -> keras.optimizers.Optimizer:
-        """Make the optimizer; AdamW's rate rises, then falls to 0 within `steps`."""
+    def make_optimizer(self, steps: int | None) -> keras.optimizers.Optimizer:
+        """Make the optimizer; AdamW's rate rises, then falls to 0 within `steps`.
+
+        Without a number of steps the rate is constant, and a `TimeBudget` may change it.
+        """
         if self.optimizer == "Adam":
             return keras.optimizers.Adam(self.learning_rate)
-        schedule = warm_cosine(self.learning_rate, steps)
-        return FusedAdamW(schedule, weight_decay=self.weight_decay)
+        rate = self.learning_rate if steps is None else warm_cosine(self.learning_rate, steps)
+        return FusedAdamW(rate, weight_decay=self.weight_decay)
 
 
 def warm_cosine(learning_rate: float, steps: int, warm_up: int = 30) -> Any:

@@ -24,13 +24,14 @@ from workbook.support.atomic_files import atomic_file
 from workbook.support.config import Config
 from workbook.support.tensorflow_start import keras
 from workbook.training.batches import EpochSetter, IndexBatches, Logs, pk_batches
-from workbook.training.callbacks import Guard, LiveLossPlot
+from workbook.training.callbacks import Guard, LiveLossPlot, TimeBudget
 from workbook.training.checkpoint import Checkpoint
 from workbook.training.mined_model import MinedSiameseModel
 from workbook.training.provenance import check_origin, describe_origin, write_origin
 from workbook.training.recipes import Recipe
 
 LEAST_STEPS = 3  # batches per epoch, also for a small dataset
+NO_END = 10**6  # epochs of a training that ends by time
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,7 @@ class Trainer:
     features : what `keep_features` gave; computed if missing.
     epochs : how many; by default those of `config`.
     steps : batches per epoch; by default enough to draw as many images as are trained on.
+    seconds : train for so much processor time instead of `epochs`, see `TimeBudget`.
     strategy : a `tf.distribute` strategy; by default what the setting DEVICES asks for.
     embedding : an embedding model to train; by default a new one, by the recipe and the seed.
     reuse : an earlier trainer with the same settings. If its embedding fits the recipe, it is set
@@ -156,13 +158,15 @@ class Trainer:
         *,
         epochs: int | None = None,
         steps: int | None = None,
+        seconds: float | None = None,
         strategy: Any = None,
         embedding: keras.Model | None = None,
         reuse: "Trainer | None" = None,
     ):
         self.config, self.recipe, self.data = config, recipe, data
         self.strategy = strategy or choose_strategy(config)
-        self.epochs = epochs or config.epochs
+        self.epochs = NO_END if seconds else epochs or config.epochs
+        self.budget = TimeBudget(seconds) if seconds else None
         if reuse is not None and reuse.recipe.normalize == recipe.normalize:
             embedding = reuse.reset_embedding()
         with self.strategy.scope():
@@ -180,8 +184,8 @@ class Trainer:
         _, self.tail = su.split_at_freeze_point(self.embedding)
         self.start = [variable.numpy() for variable in self.tail.variables]
         with self.strategy.scope():
-            self.model = recipe.build_model(self.tail)
-            optimizer = recipe.make_optimizer(self.epochs * self.steps)
+            self.model = recipe.build_model(self.tail, self.train_labels)
+            optimizer = recipe.make_optimizer(None if seconds else self.epochs * self.steps)
             self.model.compile(optimizer, jit_compile=config.jit_compile)
         self.batches = self._make_batches()
         self.snapshots: dict[int, np.ndarray] = {}
@@ -255,7 +259,7 @@ class Trainer:
         if keep_snapshots:
             self.snapshots[0] = self.embed(self.data.where("validation"))
         best = _BestWeights(self.tail, folder) if keep_best else None
-        stages = [Guard(), *callbacks, _Validation(self, keep_snapshots), best]
+        stages = [self.budget, Guard(), *callbacks, _Validation(self, keep_snapshots), best]
         if not isinstance(self.model, MinedSiameseModel):  # that one does it itself
             stages.insert(0, EpochSetter(self.batches))
         if folder is None:

@@ -1,0 +1,302 @@
+"""Which loss? The same number of random trials for each of `LOSSES`, then five seeds of the best.
+
+usage: python -m tools.which_loss [omniglot | grocery] [--trials 12] [--seconds 60]
+           [--final-seconds 120] [--seeds 5] [--data-home DATA_HOME] [--results FOLDER]
+
+All losses have the same network, batches, augmentation and seconds of processor time. A trial draws
+the learning rate and the loss's own options at random and is judged on classes that are held out of
+training. The best trial of each loss is then trained anew with each seed and asked, once, for other
+classes, which played no part so far. Everything is kept in results/which_loss/DATASET.jsonl, one
+line for each training, so the command may be interrupted and continues where it was.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import normalize
+
+import siamese_utils as su
+from workbook import ROOT
+from workbook.data.images import ImageDataset, load_from_config
+from workbook.data.omniglot import add_turned, load_background
+from workbook.evaluation.retrieval import bootstrap_interval, raw_pixels, retrieval_metrics
+from workbook.models.small_cnn import build_character_embedding
+from workbook.settings import read_config
+from workbook.support.atomic_files import atomic_file
+from workbook.support.config import Config
+from workbook.support.folder_lock import lock_folder
+from workbook.support.tensorflow_start import keras
+from workbook.training.losses import LOSSES
+from workbook.training.recipes import Recipe
+from workbook.training.trainer import KeptFeatures, Trainer, keep_features, plain_features
+
+ALPHABETS = {  # the other three alphabets are trained on
+    "choice": ["Balinese", "Japanese_(katakana)", "Korean"],
+    "test": ["Early_Aramaic", "Sanskrit"],
+}
+RATES = (2e-4, 1e-2)
+STEPS = 100  # per epoch; nothing depends on it
+MEASURES = ("recall@1", "map@r")
+TODAY = "soft triplet"  # the loss of today's recipe, with which the others are compared
+
+
+@dataclass
+class Contest:
+    """What all losses share. Splits: "train"; "choice"; "test" and, if it is asked, "gallery".
+
+    references : gives name -> (n, dim) vectors of length 1 without any training. embedding : gives
+    an untrained network by the seed and whether embeddings have length 1; None if `config` does.
+    """
+
+    config: Config
+    data: ImageDataset
+    features: KeptFeatures
+    classes: int
+    images: int
+    references: Callable[[], dict[str, np.ndarray]]
+    embedding: Callable[[int, bool], Any] | None = None
+
+
+def load_omniglot(config: Config) -> Contest:
+    """Load three sets of alphabets; a small network is trained from random weights."""
+    background = load_background("omniglot", config.data_home)
+    data = add_turned(background)
+    part = {name: split for split, names in ALPHABETS.items() for name in names}
+    of_class = np.array([part.get(alphabet, "train") for alphabet in data.coarse])
+    is_turned = np.arange(len(of_class)) >= len(background.class_names)
+    of_class[is_turned & (of_class != "train")] = "other"
+    data = replace(data, splits=of_class[data.labels])
+
+    def embedding(seed: int, unit: bool) -> keras.Model:
+        return build_character_embedding(data.images.shape[1], seed, unit)
+
+    rows = data.where("train")
+    features = KeptFeatures(data.images, rows, np.empty(0), 1, rows)
+
+    def references() -> dict[str, np.ndarray]:
+        pixels = np.float32(data.images.reshape(len(data.images), -1))
+        return {
+            "raw pixels": normalize(pixels),
+            "untrained network": su.embed(embedding(0, True), data.images),
+        }
+
+    return Contest(config, data, features, 48, 144, references, embedding)
+
+
+def load_grocery(config: Config) -> Contest:
+    """Load the photographs. Half of the coarse classes is trained on, a quarter each is held out.
+
+    The classes of the choice are asked among their training photographs. Of the test classes, the
+    test photographs, of other visits to the shops, are asked for among the training ones.
+    """
+    data = load_from_config(config)
+    groups = np.random.default_rng(0).permutation(sorted(set(data.coarse)))
+    half, quarter = len(groups) // 2, 3 * len(groups) // 4
+    part = {g: "train" for g in groups[:half]} | {g: "choice" for g in groups[half:quarter]}
+    of_class = np.array([part.get(group, "test") for group in data.coarse])[data.labels]
+    splits = np.where(data.splits == "train", of_class, "other").astype("<U7")
+    splits[splits == "test"] = "gallery"
+    splits[(data.splits == "test") & (of_class == "test")] = "test"
+    data = replace(data, splits=splits)
+
+    def references() -> dict[str, np.ndarray]:
+        pixels = normalize(raw_pixels(data.images))
+        return {"raw pixels": pixels, "frozen features": plain_features(config, data)}
+
+    return Contest(config, data, keep_features(config, data), 32, 128, references)
+
+
+LOADERS = {"omniglot": load_omniglot, "grocery": load_grocery}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "omniglot": {},
+    "grocery": {
+        "backbone": "EfficientNetLite0", "head": "slim", "size": 160, "views": 4,
+        "train_from": "block15_expand", "xla": "off",
+    },
+}  # fmt: skip
+
+
+def measure(vectors: np.ndarray, data: ImageDataset, split: str) -> dict[str, list[float]]:
+    """Return the measures of each class of a split: vectors (n, dim), of any length but 0."""
+    query, gallery = data.where(split), data.where("gallery") if split == "test" else []
+    among = (vectors[gallery], data.labels[gallery]) if len(gallery) else (None, None)
+    found = retrieval_metrics(vectors[query], data.labels[query], *among, per_query=True)
+    labels = np.unique(data.labels[query], return_inverse=True)[1]
+    return {
+        name: (np.bincount(labels, found[name]) / np.bincount(labels)).tolist() for name in MEASURES
+    }
+
+
+def draw(loss: str, number: int) -> dict[str, Any]:
+    """Draw the rate and the options of a trial, each evenly on a logarithmic scale."""
+    rng = np.random.default_rng([number, *loss.encode()])
+    ranges = {"learning_rate": RATES, **LOSSES[loss].ranges}
+    drawn = {name: float(np.exp(rng.uniform(*np.log(ends)))) for name, ends in ranges.items()}
+    return {"learning_rate": drawn.pop("learning_rate"), "options": drawn}
+
+
+def train(contest: Contest, loss: str, drawn: dict, seed: int, seconds: float) -> Trainer:
+    """Train a new embedding with a loss."""
+    keras.utils.clear_session()
+    recipe = Recipe(
+        loss,
+        loss=loss,
+        normalize=loss != "softmax",
+        weight_decay=0.01,
+        classes=contest.classes,
+        images=contest.images,
+        **drawn,
+    )
+    config = replace(contest.config, seed=seed)
+    embedding = contest.embedding and contest.embedding(seed, recipe.normalize)
+    trainer = Trainer(
+        config,
+        recipe,
+        contest.data,
+        contest.features,
+        steps=STEPS,
+        seconds=seconds,
+        embedding=embedding,
+    )
+    trainer.fit()
+    return trainer
+
+
+class Store:
+    """The lines of a file, each a dict; what is there is not measured again."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+        self.lines: list[dict] = [json.loads(line) for line in lines]
+
+    def find(self, **key: Any) -> list[dict]:
+        return [line for line in self.lines if key.items() <= line.items()]
+
+    def add(self, line: dict) -> dict:
+        self.lines.append(line)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(self.path) as part:
+            part.write_text("".join(json.dumps(each) + "\n" for each in self.lines), "utf-8")
+        return line
+
+
+def run(contest: Contest, store: Store, key: dict, drawn: dict, seed: int, split: str) -> dict:
+    """Train and measure what the key says, unless the store has it."""
+    if known := store.find(**key):
+        return known[0]
+    begin, found, steps = time.perf_counter(), {name: [0.0] for name in MEASURES}, 0
+    try:
+        trainer = train(contest, key["loss"], drawn, seed, key["seconds"])
+        assert trainer.budget is not None
+        vectors = np.zeros((len(contest.data.labels), trainer.tail.output_shape[1]), np.float32)
+        asked = contest.data.where(split, *["gallery"] * (split == "test"))
+        vectors[asked] = normalize(trainer.embed(asked))
+        found, steps = measure(vectors, contest.data, split), trainer.budget.steps
+    except FloatingPointError as error:  # such a trial is lost
+        print(error)
+    found = {name: [round(value, 4) for value in values] for name, values in found.items()}
+    if key["stage"] == "trial":
+        found = {name: float(np.mean(values)) for name, values in found.items()}
+    took = round(time.perf_counter() - begin)
+    return store.add(key | drawn | {"seed": seed, "steps": steps, "took": took} | found)
+
+
+def best_trial(store: Store, loss: str, seconds: float) -> dict:
+    """Return the trial with the highest MAP@R on the classes of the choice."""
+    return max(store.find(stage="trial", loss=loss, seconds=seconds), key=lambda t: t["map@r"])
+
+
+def measure_references(contest: Contest, store: Store) -> None:
+    """Measure vectors that no loss has trained, as they are and whitened; all at once."""
+    if store.find(stage="reference"):
+        return
+    data, rows, measured = contest.data, contest.data.where("train"), {}
+    for name, vectors in contest.references().items():
+        measured[name] = vectors
+        if name != "raw pixels":  # the number of components is chosen as the options are
+            whitened = [whiten(vectors, rows, components) for components in (32, 64, 128, 256)]
+            scores = [np.mean(measure(each, data, "choice")["map@r"]) for each in whitened]
+            measured[f"{name}, whitened"] = whitened[int(np.argmax(scores))]
+    for name, vectors in measured.items():
+        store.add({"stage": "reference", "loss": name} | measure(vectors, data, "test"))
+
+
+def whiten(vectors: np.ndarray, rows: np.ndarray, components: int) -> np.ndarray:
+    """Return vectors of length 1 whose principal components have one variance in these rows."""
+    fitted = PCA(components, whiten=True, random_state=0).fit(vectors[rows])
+    return normalize(fitted.transform(vectors))
+
+
+def table(store: Store, trial_seconds: float, final_seconds: float) -> Iterator[str]:
+    """Yield the lines of two tables, one for each measure, the best first."""
+    lines = {line["loss"]: [line] for line in store.find(stage="reference")}
+    for loss in LOSSES:
+        if found := store.find(stage="final", loss=loss, seconds=final_seconds):
+            lines[loss] = found
+    for measured in MEASURES:
+        values = {n: np.array([line[measured] for line in found]) for n, found in lines.items()}
+        yield f"{measured:28}tuned  choice  test ± sd of seeds [95 %, classes]   minus {TODAY}"
+        for name in sorted(values, key=lambda name: -values[name].mean()):
+            by_seed, by_class = values[name].mean(1), values[name].mean(0)
+            text = f"  {name:26}" + " " * 15
+            if name in LOSSES:
+                chosen = best_trial(store, name, trial_seconds)[measured]
+                text = f"  {name:26}{len(LOSSES[name].ranges) + 1:>5}  {chosen:6.3f}  "
+            text += f"{by_seed.mean():.3f} "
+            text += f"± {by_seed.std(ddof=1):.3f} " if len(by_seed) > 1 else " " * 8
+            text += "[{:.3f}, {:.3f}]".format(*bootstrap_interval(by_class))
+            if TODAY in values and name != TODAY:
+                gain = by_class - values[TODAY].mean(0)
+                low, high = bootstrap_interval(gain)
+                text += f"       {gain.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
+            yield text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("dataset", nargs="?", default="omniglot", choices=LOADERS)
+    parser.add_argument("--trials", type=int, default=12, help="per loss")
+    parser.add_argument("--seconds", type=float, default=60, help="of processor time, per trial")
+    parser.add_argument("--final-seconds", type=float, default=120, help="per final training")
+    parser.add_argument("--seeds", type=int, default=5, help="of the final trainings")
+    parser.add_argument("--data-home")
+    parser.add_argument("--results", type=Path, default=ROOT / "results/which_loss")
+    asked = parser.parse_args()
+    options = SETTINGS[asked.dataset] | {"dataset": asked.dataset, "data_home": asked.data_home}
+    config = read_config({}, preset="quick", live=0, **options)
+    folder = ROOT / "runs/which_loss"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock_folder(folder)  # two of these commands would lose each other's lines
+    store = Store(asked.results / f"{asked.dataset}.jsonl")
+    contest = LOADERS[asked.dataset](config)
+    for number in range(asked.trials):
+        for loss in LOSSES:
+            key = {"stage": "trial", "loss": loss, "number": number, "seconds": asked.seconds}
+            found = run(contest, store, key, draw(loss, number), number, "choice")
+            best = best_trial(store, loss, asked.seconds)["map@r"]
+            print(
+                f"trial {number + 1} of {asked.trials}, {loss}: MAP@R {found['map@r']:.3f}, best "
+                f"{best:.3f} ({found['steps']} steps, {found['took']} s)",
+                flush=True,
+            )
+    for seed in range(asked.seeds):
+        for loss in LOSSES:
+            best = best_trial(store, loss, asked.seconds)
+            drawn = {name: best[name] for name in ("learning_rate", "options")}
+            key = {"stage": "final", "loss": loss, "number": seed, "seconds": asked.final_seconds}
+            found = run(contest, store, key, drawn, 1000 + seed, "test")
+            print(f"seed {seed + 1} of {asked.seeds}, {loss}: {found['took']} s", flush=True)
+    measure_references(contest, store)
+    print(*table(store, asked.seconds, asked.final_seconds), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
