@@ -12,6 +12,7 @@ line for each training, so the command may be interrupted and continues where it
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ import siamese_utils as su
 from workbook import ROOT
 from workbook.data.images import ImageDataset, load_from_config
 from workbook.data.omniglot import add_turned, load_background
+from workbook.display.loss_figures import plot_best_so_far
 from workbook.evaluation.retrieval import bootstrap_interval, raw_pixels, retrieval_metrics
 from workbook.models.small_cnn import build_character_embedding
 from workbook.settings import read_config
@@ -272,7 +274,7 @@ def main() -> None:
     asked = parser.parse_args()
     options = SETTINGS[asked.dataset] | {"dataset": asked.dataset, "data_home": asked.data_home}
     config = read_config({}, preset="quick", live=0, **options)
-    folder = ROOT / "runs/which_loss"
+    folder = ROOT / "runs/which_loss" / asked.dataset
     folder.mkdir(parents=True, exist_ok=True)
     lock_folder(folder)  # two of these commands would lose each other's lines
     store = Store(asked.results / f"{asked.dataset}.jsonl")
@@ -296,7 +298,17 @@ def main() -> None:
             print(f"seed {seed + 1} of {asked.seeds}, {loss}: {found['took']} s", flush=True)
     measure_references(contest, store)
     print(*table(store, asked.seconds, asked.final_seconds), sep="\n")
+    scores = {
+        loss: [
+            line["map@r"] for line in store.find(stage="trial", loss=loss, seconds=asked.seconds)
+        ]
+        for loss in LOSSES
+    }
+    plot_best_so_far(scores).savefig(asked.results / f"{asked.dataset}_trials.svg")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("interrupted: the same command continues where it was")

@@ -42,8 +42,12 @@ def test_a_third_choice_of_triplets_is_refused():
         ({"triplets": "hardest", "mining": None}, "'hardest' is not one of: random, close-dist"),
         ({"triplets": "random"}, "explicit ones must have none"),
         ({"mining": None}, "mined triplets need a mining strategy"),
-        ({"triplets": "random", "mining": None, "temperature": 0.2}, "need mined triplets"),
-        ({"triplets": "random", "mining": None, "active_only": True}, "need mined triplets"),
+        ({"triplets": "random", "mining": None, "temperature": 0.2}, "of the mined triplets alone"),
+        (
+            {"triplets": "random", "mining": None, "active_only": True},
+            "of the mined triplets alone",
+        ),
+        ({"loss": "arcface", "temperature": 0.2}, "the loss of the mined triplets alone"),
         ({"optimizer": "SGD"}, "optimizer='SGD' is not one of: Adam, AdamW"),
     ],
 )
@@ -66,6 +70,11 @@ CHANGES = {  # each field of a recipe: what is changed, and where it shows
     "weight_decay": ({"weight_decay": 0.1}, {"weight decay"}),
     "classes": ({"classes": 5}, {"batch shape"}),
     "images": ({"images": 32}, {"batch shape"}),
+    "loss": ({"loss": "softmax"}, {"model", "loss", "options", "mining"}),
+    "options": (
+        {"loss": "triplet", "options": {"margin": 0.7}},
+        {"model", "loss", "options", "mining"},
+    ),
 }
 
 
@@ -74,7 +83,7 @@ def describe(recipe, config):
     embedding = recipe.build_embedding(config)
     images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3)).astype(np.float32)
     lengths = np.linalg.norm(embedding(images), axis=1)
-    model = recipe.build_model(embedding.get_layer("trainable_tail"))
+    model = recipe.build_model(embedding.get_layer("trainable_tail"), np.arange(20))
     optimizer, settings = recipe.make_optimizer(200), model.get_config()
     rate = optimizer._learning_rate
     steps = (0, 15, 30, 200)
@@ -84,6 +93,8 @@ def describe(recipe, config):
         "mining": settings.get("mining"),
         "temperature": settings.get("temperature"),
         "active_only": settings.get("active_only", False),
+        "loss": getattr(model, "batch_loss", None),
+        "options": getattr(model, "options", None),
         "length 1": np.allclose(lengths, 1, atol=1e-5),
         "optimizer": type(optimizer).__name__,
         "rates": [float(rate(s) if callable(rate) else rate) for s in steps],

@@ -11,7 +11,7 @@ from small_models import small_backbone
 import siamese_utils as su
 from workbook.data.images import ImageDataset
 from workbook.settings import read_config
-from workbook.training import recipes, trainer
+from workbook.training import callbacks, recipes, trainer
 from workbook.training.provenance import describe_origin
 from workbook.training.trainer import Trainer, keep_features, load_trained
 
@@ -74,6 +74,20 @@ def test_every_recipe_trains_and_is_validated_after_each_epoch(config, data, rec
     assert np.isfinite(list(result.history.values())).all()
     assert result.history["val_recall@1"][-1] == pytest.approx(trainer_.recall("validation"))
     assert (result.epochs, result.best_epoch) == (2, 2) and result.images_per_second > 0
+
+
+def test_a_training_by_seconds_with_a_loss_of_batches(config, data, tmp_path, monkeypatch):
+    clock = iter(range(1000))  # every step takes a second
+    monkeypatch.setattr(callbacks.time, "process_time", lambda: next(clock))
+    recipe = replace(MINED, loss="arcface", options={"scale": 8.0})
+    options = {"steps": 3, "seconds": 4}
+    trainer_, result = train(config, recipe, data, **options)
+    assert trainer_.budget.steps == 5, "the first one is not counted"
+    assert result.epochs == 2 and result.images_seen == 5 * 9
+    assert trainer_.model.proxies.shape == (6, trainer_.tail.output_shape[1])
+    assert recipe.description == "arcface, scale 8"
+    with pytest.raises(ValueError, match="by seconds cannot be continued: give it no folder"):
+        trainer_.fit(folder=tmp_path)
 
 
 def drawn_images(trainer_, epoch):

@@ -193,15 +193,15 @@ class TimeBudget(keras.callbacks.Callback):
         super().__init__()
         self.seconds, self.spent, self.steps = seconds, 0.0, 0
 
-    def on_train_begin(self, logs: Logs = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         self.rate = float(self.model.optimizer.learning_rate)
 
-    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
+    def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
         self.begin, share = time.process_time(), self.spent / self.seconds
         falling = (1 + math.cos(math.pi * (share - self.RISING) / (1 - self.RISING))) / 2
         self.model.optimizer.learning_rate = self.rate * min(share / self.RISING, falling)
 
-    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         self.spent += (time.process_time() - self.begin) * (self.steps > 0)
         self.steps += 1
         self.model.stop_training = self.spent >= self.seconds

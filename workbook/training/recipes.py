@@ -71,8 +71,13 @@ class Recipe:
                 f"mining={self.mining!r} with triplets={self.triplets!r}: mined triplets need a "
                 "mining strategy, explicit ones must have none"
             )
-        if self.mining is None and (self.temperature is not None or self.active_only):
-            raise ValueError("temperature and active_only need mined triplets")
+        if (self.mining is None or self.loss) and (
+            self.temperature is not None or self.active_only
+        ):
+            raise ValueError(
+                "temperature and active_only change the loss of the mined triplets alone; those of "
+                "a loss of whole batches belong into options"
+            )
         if self.optimizer not in ("Adam", "AdamW"):
             raise ValueError(f"optimizer={self.optimizer!r} is not one of: Adam, AdamW")
         if self.loss is not None and (self.loss not in LOSSES or self.mining is None):

@@ -254,8 +254,11 @@ class Trainer:
         Raises
         ------
         FloatingPointError : if a loss or weight is not finite, see `Guard`.
+        ValueError : for a folder with a training by seconds, which cannot be continued.
         RuntimeError : if another process trains in `folder`.
         """
+        if folder is not None and self.budget:
+            raise ValueError("a training by seconds cannot be continued: give it no folder")
         if keep_snapshots:
             self.snapshots[0] = self.embed(self.data.where("validation"))
         best = _BestWeights(self.tail, folder) if keep_best else None
@@ -291,7 +294,8 @@ class Trainer:
         self.history = fitted.history
         last = len(self.history.get("loss", []))  # a callback may have stopped the training
         best_epoch = best.restore() if best else last
-        seen = (last - done) * self.batches.batches.size
+        steps = self.budget.steps if self.budget else (last - done) * self.steps
+        seen = steps * self.batches.batches[0].size
         return TrainingResult(self.history, last - done, seconds, seen, best_epoch, self.snapshots)
 
     def _facts(self) -> dict:

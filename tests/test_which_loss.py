@@ -1,0 +1,160 @@
+"""The contest of `tools/which_loss.py`: its draws, its memory, its measures and its table."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from tools import which_loss
+from workbook.data.images import ImageDataset
+from workbook.training.losses import LOSSES
+
+
+def make_data(splits, labels, coarse=("A",) * 8):
+    return ImageDataset(
+        name="points",
+        images=np.zeros((len(labels), 35, 35, 1), np.uint8),
+        labels=np.array(labels, np.int32),
+        class_names=[f"class {i}" for i in range(len(coarse))],
+        paths=[""] * len(labels),
+        splits=np.array(splits),
+        coarse=list(coarse),
+    )
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_trial_draws_every_option_within_its_range_and_always_the_same(loss):
+    trials = [which_loss.draw(loss, number) for number in range(200)]
+    assert trials[7] == which_loss.draw(loss, 7) != trials[8]
+    ranges = {"learning_rate": which_loss.RATES, **LOSSES[loss].ranges}
+    for name, (low, high) in ranges.items():
+        drawn = [{**trial, **trial["options"]}[name] for trial in trials]
+        middle = np.sqrt(low * high)  # of a logarithmic scale
+        assert low <= min(drawn) and max(drawn) <= high
+        assert 0.35 < np.mean(np.array(drawn) < middle) < 0.65
+
+
+def test_losses_do_not_share_their_draws():
+    rates = [which_loss.draw(loss, 0)["learning_rate"] for loss in LOSSES]
+    assert len(set(rates)) == len(LOSSES)
+
+
+def test_measures_are_means_within_each_class():
+    data = make_data(["choice"] * 6 + ["train"] * 2, [1, 1, 1, 5, 5, 5, 0, 0])
+    angles = np.deg2rad([0, 1, 40, 41, 120, 121, 60, 61])
+    vectors = np.stack([np.cos(angles), np.sin(angles)], 1)
+    found = which_loss.measure(vectors, data, "choice")
+    assert found["recall@1"] == pytest.approx([2 / 3, 2 / 3])  # 40 and 41 degrees miss
+    # R = 2. Of 0 and 1 degrees both answers are right; of 40 the second one alone: (0 + 1/2) / 2.
+    first_class = (1 + 1 + 0.25) / 3
+    # Of 41 degrees both answers, 40 and 1, are wrong; of 120 and 121 both are right.
+    assert found["map@r"] == pytest.approx([first_class, (0 + 1 + 1) / 3])
+
+
+def test_the_test_is_asked_among_the_gallery_where_there_is_one():
+    data = make_data(["test", "test", "gallery", "gallery", "train"], [0, 1, 0, 1, 0])
+    vectors = np.array([[1, 0], [0.9, 0.1], [1, 0.01], [0, 1], [1, 0]])
+    assert which_loss.measure(vectors, data, "test")["recall@1"] == [1, 0]
+
+
+def test_a_store_is_read_again_and_finds_by_any_of_its_keys(tmp_path):
+    path = tmp_path / "folder/omniglot.jsonl"
+    store = which_loss.Store(path)
+    for number in range(3):
+        store.add({"stage": "trial", "loss": "triplet", "number": number, "map@r": number / 10})
+    assert len(path.read_text("utf-8").splitlines()) == 3
+    again = which_loss.Store(path)
+    assert again.lines == store.lines
+    assert again.find(number=1) == [json.loads(path.read_text("utf-8").splitlines()[1])]
+    assert len(again.find(stage="trial")) == 3 and not again.find(stage="final")
+
+
+KEY = {"stage": "trial", "loss": "triplet", "number": 0, "seconds": 5.0}
+DRAWN = {"learning_rate": 0.001, "options": {"margin": 0.5}}
+
+
+def test_what_the_store_has_is_not_trained_again(tmp_path, monkeypatch):
+    data = make_data(["choice"] * 4, [0, 0, 1, 1])
+    contest, asked = SimpleNamespace(data=data), []
+    vectors = np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1]], np.float32)
+
+    def train(contest, loss, drawn, seed, seconds):
+        asked.append((loss, drawn, seed, seconds))
+        return SimpleNamespace(
+            embed=lambda rows: 3 * vectors[rows],
+            tail=SimpleNamespace(output_shape=(None, 2)),
+            budget=SimpleNamespace(steps=17),
+        )
+
+    monkeypatch.setattr(which_loss, "train", train)
+    store = which_loss.Store(tmp_path / "a.jsonl")
+    first = which_loss.run(contest, store, KEY, DRAWN, 4, "choice")
+    assert first["map@r"] == 1 and first["steps"] == 17 and first["options"] == {"margin": 0.5}
+    again = which_loss.run(contest, which_loss.Store(store.path), KEY, DRAWN, 4, "choice")
+    assert again == first and asked == [("triplet", DRAWN, 4, 5.0)]
+    which_loss.run(contest, store, KEY | {"seconds": 6.0}, DRAWN, 4, "choice")
+    assert len(asked) == 2, "another budget is another trial"
+
+
+def test_a_trial_whose_numbers_go_wrong_is_noted_and_lost(tmp_path, monkeypatch, capsys):
+    def train(*arguments):
+        raise FloatingPointError("numbers went wrong")
+
+    monkeypatch.setattr(which_loss, "train", train)
+    store = which_loss.Store(tmp_path / "a.jsonl")
+    assert which_loss.run(None, store, KEY, DRAWN, 4, "choice")["map@r"] == 0
+    assert "numbers went wrong" in capsys.readouterr().out
+
+
+def test_the_table_shows_the_tuned_options_both_spreads_and_the_paired_difference(tmp_path):
+    store = which_loss.Store(tmp_path / "a.jsonl")
+    classes = np.array([0.2, 0.4, 0.6, 0.8])
+    for loss, shift in (("soft triplet", 0), ("arcface", 0.1)):
+        for number, score in enumerate((0.3, 0.7)):
+            trial = {"stage": "trial", "loss": loss, "number": number, "seconds": 5.0}
+            store.add(trial | dict.fromkeys(which_loss.MEASURES, score))
+        for seed in range(2):
+            final = {"stage": "final", "loss": loss, "number": seed, "seconds": 9.0}
+            values = (classes + shift + 0.02 * seed).tolist()
+            store.add(final | dict.fromkeys(which_loss.MEASURES, values))
+    store.add(
+        {"stage": "reference", "loss": "raw pixels", "recall@1": [0.1] * 4, "map@r": [0.1] * 4}
+    )
+    lines = list(which_loss.table(store, 5.0, 9.0))
+    assert [line.split("  ")[1] for line in lines[1:4]] == ["arcface", "soft triplet", "raw pixels"]
+    assert "    4   0.700  0.610 ± 0.014" in lines[1] and "+0.100 [+0.100, +0.100]" in lines[1]
+    assert "    3   0.700  0.510 ± 0.014" in lines[2] and "minus" not in lines[2]
+    assert "0.100         [0.100, 0.100]" in lines[3] and "-0.410" in lines[3]
+
+
+def test_omniglot_is_split_by_alphabets_and_only_those_trained_on_are_turned(monkeypatch):
+    coarse = ["Balinese", "Greek", "Sanskrit", "Korean", "Latin"]
+    background = make_data(["train"] * 10, np.repeat(np.arange(5), 2), coarse)
+    monkeypatch.setattr(which_loss, "load_background", lambda *arguments: background)
+    contest = which_loss.load_omniglot(SimpleNamespace(data_home=None))
+    data = contest.data
+    of = {s: {data.coarse[c] for c in data.labels[data.where(s)]} for s in set(data.splits)}
+    assert of["train"] == {"Greek", "Latin"} and of["test"] == {"Sanskrit"}
+    assert of["choice"] == {"Balinese", "Korean"}
+    counts = {split: len(data.where(split)) for split in ("train", "choice", "test")}
+    assert counts == {"train": 2 * 2 * 4, "choice": 4, "test": 2}
+    np.testing.assert_array_equal(contest.features.rows, data.where("train"))
+
+
+def test_grocery_holds_out_whole_coarse_classes_and_asks_test_photographs(monkeypatch):
+    coarse = [f"group {i // 2}" for i in range(16)]
+    data = make_data(
+        ["train", "train", "test", "validation"] * 16, np.repeat(np.arange(16), 4), coarse
+    )
+    monkeypatch.setattr(which_loss, "load_from_config", lambda config: data)
+    monkeypatch.setattr(which_loss, "keep_features", lambda config, data: None)
+    found = which_loss.load_grocery(None).data
+    groups = {s: {coarse[c] for c in found.labels[found.where(s)]} for s in set(found.splits)}
+    assert [len(groups[s]) for s in ("train", "choice", "gallery")] == [4, 2, 2]
+    assert groups["test"] == groups["gallery"] and not groups["test"] & groups["train"]
+    assert not groups["choice"] & (groups["train"] | groups["test"])
+    given = data.splits
+    assert (given[found.where("train", "choice", "gallery")] == "train").all()
+    assert (given[found.where("test")] == "test").all()
+    assert (found.splits[given == "validation"] == "other").all()
