@@ -1,14 +1,18 @@
 """The contest of `tools/which_loss.py`: its draws, its memory, its measures and its table."""
 
 import json
+import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+import siamese_utils as su
 from tools import which_loss
 from workbook.data.images import ImageDataset
+from workbook.support.tensorflow_start import keras
 from workbook.training.losses import LOSSES
+from workbook.training.trainer import KeptFeatures
 
 
 def make_data(splits, labels, coarse=("A",) * 8):
@@ -158,3 +162,108 @@ def test_grocery_holds_out_whole_coarse_classes_and_asks_test_photographs(monkey
     assert (given[found.where("train", "choice", "gallery")] == "train").all()
     assert (given[found.where("test")] == "test").all()
     assert (found.splits[given == "validation"] == "other").all()
+
+
+# ------------------------------------------------------------------------- the whole command, small
+
+
+@pytest.fixture
+def contest(tmp_path, monkeypatch):
+    """Nine classes of noisy points as images, three of them in each split; and two losses."""
+    rng, labels = np.random.default_rng(0), np.repeat(np.arange(9), 8)
+    data = make_data(np.repeat(["train", "choice", "test"], 24), labels, ["A"] * 9)
+    images = rng.integers(0, 256, (9, 4, 4, 1))[labels] + rng.normal(0, 60, (72, 4, 4, 1))
+    data.images = np.clip(images, 0, 255).astype(np.uint8)
+
+    def embedding(seed, unit):
+        keras.utils.set_random_seed(seed)
+        image = keras.Input((4, 4, 1))
+        backbone = keras.Model(image, keras.layers.Rescaling(1 / 255, name="scale")(image))
+        return su.build_embedding_model(
+            (4, 4, 1), backbone=backbone, train_from="scale", normalize=unit,
+            head=lambda x: keras.layers.Dense(4)(keras.layers.Flatten()(x)),
+        )  # fmt: skip
+
+    def load(config):
+        rows = data.where("train")
+        features = KeptFeatures(data.images, rows, np.empty(0), 1, rows)
+        pixels = data.images.reshape(72, -1) / 255
+        references = lambda: {"raw pixels": pixels}  # noqa: E731
+        return which_loss.Contest(config, data, features, 3, 9, references, embedding)
+
+    chosen = {name: LOSSES[name] for name in ("soft triplet", "softmax")}
+    monkeypatch.setattr(which_loss, "LOSSES", chosen)
+    monkeypatch.setattr(which_loss, "STEPS", 2)
+    monkeypatch.setattr(which_loss, "ROOT", tmp_path)
+    monkeypatch.setitem(which_loss.LOADERS, "omniglot", load)
+
+
+def call(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["which_loss", "omniglot", *map(str, arguments)])
+    which_loss.main()
+
+
+def test_the_command_ends_with_its_table_and_measures_nothing_twice(
+    contest, tmp_path, monkeypatch, capsys
+):
+    options = ("--trials", 2, "--seconds", 0.01, "--final-seconds", 0.01, "--seeds", 2)
+    call(monkeypatch, *options)
+    first = capsys.readouterr().out
+    lines = which_loss.Store(tmp_path / "results/which_loss/omniglot.jsonl").lines
+    stages = [line["stage"] for line in lines]
+    assert stages == ["trial"] * 4 + ["final"] * 4 + ["reference"]
+    for line in lines[4:8]:
+        assert len(line["map@r"]) == 3 and line["steps"] > 1 and line["seed"] in (1000, 1001)
+        trials = [each for each in lines[:4] if each["loss"] == line["loss"]]
+        best = max(trials, key=lambda trial: trial["map@r"])
+        assert (line["learning_rate"], line["options"]) == (best["learning_rate"], best["options"])
+    assert (tmp_path / "results/which_loss/omniglot_trials.svg").stat().st_size > 1000
+    monkeypatch.setattr(which_loss, "train", None)
+    call(monkeypatch, *options)
+    again = capsys.readouterr().out
+    table = first[first.index("recall@1") :]
+    assert again.endswith(table) and "raw pixels" in table and "softmax" in table
+
+
+def test_all_groceries_are_a_second_step_of_the_contest_on_groceries(monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        call(monkeypatch, "--full")
+    assert "--full needs the contest on grocery" in capsys.readouterr().err
+
+
+def test_the_chosen_loss_and_todays_recipe_are_trained_alike_on_all_groceries(
+    tmp_path, monkeypatch, capsys
+):
+    data = make_data(["train", "train", "test", "test", "reference", "reference"], [0, 1] * 3)
+    vectors, asked = np.array([[1, 0], [0, 1], [1, 0.1], [0.1, 1], [0, 1], [1, 0]]), []
+
+    class FakeTrainer:
+        def __init__(self, config, recipe, data):
+            asked.append((config.seed, config.data_seed, recipe))
+
+        def fit(self, folder):
+            assert folder.parent.name == "which_loss"
+
+        def embed(self):
+            return vectors
+
+    monkeypatch.setattr(which_loss, "Trainer", FakeTrainer)
+    monkeypatch.setattr(which_loss, "load_from_config", lambda config: data)
+    monkeypatch.setattr(
+        which_loss, "LOSSES", {name: LOSSES[name] for name in ("soft triplet", "arcface")}
+    )
+    monkeypatch.setenv("SIAMESE_RUNS", str(tmp_path))
+    store = which_loss.Store(tmp_path / "grocery.jsonl")
+    for loss, score in (("soft triplet", 0.4), ("arcface", 0.5)):
+        drawn = {"learning_rate": 0.002, "options": {"margin": 0.2}, "map@r": score}
+        store.add({"stage": "trial", "loss": loss, "seconds": 5.0, **drawn})
+    for _ in range(2):  # the second time nothing is trained
+        which_loss.compare_on_all_classes(store, 5.0, 2, tmp_path)
+    assert [(seed, data_seed) for seed, data_seed, _ in asked] == [(1000, 42)] * 2 + [
+        (1001, 42)
+    ] * 2
+    today, new = (recipe for *_, recipe in asked[:2])
+    assert today.loss is None and (new.loss, new.options) == ("arcface", {"margin": 0.2})
+    assert (new.learning_rate, new.classes, new.images) == (0.002, today.classes, today.images)
+    assert all(line["nearest"] == 1 and line["one-shot"] == 0 for line in store.find(stage="full"))
+    assert "nearest: arcface 1.000, today 1.000: +0.000" in capsys.readouterr().out

@@ -1,13 +1,15 @@
 """Which loss? The same number of random trials for each of `LOSSES`, then five seeds of the best.
 
 usage: python -m tools.which_loss [omniglot | grocery] [--trials 12] [--seconds 60]
-           [--final-seconds 120] [--seeds 5] [--data-home DATA_HOME] [--results FOLDER]
+           [--final-seconds 120] [--seeds 5] [--full] [--data-home DATA_HOME] [--results FOLDER]
 
 All losses have the same network, batches, augmentation and seconds of processor time. A trial draws
 the learning rate and the loss's own options at random and is judged on classes that are held out of
 training. The best trial of each loss is then trained anew with each seed and asked, once, for other
 classes, which played no part so far. Everything is kept in results/which_loss/DATASET.jsonl, one
-line for each training, so the command may be interrupted and continues where it was.
+line for each training, so the command may be interrupted and continues where it was. With --full
+the loss that was best on the held-out groceries and today's recipe are then trained on all classes
+of groceries, at full size and with all epochs, and name the test photographs.
 """
 
 import argparse
@@ -28,7 +30,13 @@ from workbook import ROOT
 from workbook.data.images import ImageDataset, load_from_config
 from workbook.data.omniglot import add_turned, load_background
 from workbook.display.loss_figures import plot_best_so_far
-from workbook.evaluation.retrieval import bootstrap_interval, raw_pixels, retrieval_metrics
+from workbook.evaluation.results import paired_difference
+from workbook.evaluation.retrieval import (
+    bootstrap_interval,
+    nearest_neighbors,
+    raw_pixels,
+    retrieval_metrics,
+)
 from workbook.models.small_cnn import build_character_embedding
 from workbook.settings import read_config
 from workbook.support.atomic_files import atomic_file
@@ -36,7 +44,7 @@ from workbook.support.config import Config
 from workbook.support.folder_lock import lock_folder
 from workbook.support.tensorflow_start import keras
 from workbook.training.losses import LOSSES
-from workbook.training.recipes import Recipe
+from workbook.training.recipes import Recipe, tuned
 from workbook.training.trainer import KeptFeatures, Trainer, keep_features, plain_features
 
 ALPHABETS = {  # the other three alphabets are trained on
@@ -44,6 +52,8 @@ ALPHABETS = {  # the other three alphabets are trained on
     "test": ["Early_Aramaic", "Sanskrit"],
 }
 RATES = (2e-4, 1e-2)
+WEIGHT_DECAY = 0.01
+FIRST_SEED = 1000  # of the final trainings; trials have their number as seed
 STEPS = 100  # per epoch; nothing depends on it
 MEASURES = ("recall@1", "map@r")
 TODAY = "soft triplet"  # the loss of today's recipe, with which the others are compared
@@ -151,7 +161,7 @@ def train(contest: Contest, loss: str, drawn: dict, seed: int, seconds: float) -
         loss,
         loss=loss,
         normalize=loss != "softmax",
-        weight_decay=0.01,
+        weight_decay=WEIGHT_DECAY,
         classes=contest.classes,
         images=contest.images,
         **drawn,
@@ -262,6 +272,51 @@ def table(store: Store, trial_seconds: float, final_seconds: float) -> Iterator[
             yield text
 
 
+def compare_on_all_classes(store: Store, trial_seconds: float, seeds: int, data_home: Any) -> None:
+    """Train today's recipe and the loss that was chosen on held-out groceries on all groceries."""
+    trials = [best_trial(store, loss, trial_seconds) for loss in LOSSES]
+    chosen = max(trials, key=lambda trial: trial["map@r"])
+    options = {"preset": "full", "dataset": "grocery", "backbone": "EfficientNetLite0"}
+    for number in range(seeds):
+        config = read_config(
+            {}, **options, seed=FIRST_SEED + number, data_seed=42, live=0, data_home=data_home
+        )
+        data, today = load_from_config(config), tuned(config)
+        new = replace(
+            today,
+            name=chosen["loss"],
+            loss=chosen["loss"],
+            options=chosen["options"],
+            temperature=None,
+            normalize=chosen["loss"] != "softmax",
+            learning_rate=chosen["learning_rate"],
+            weight_decay=WEIGHT_DECAY,
+        )
+        for recipe in (today, new):
+            key = {"stage": "full", "loss": recipe.name, "number": number}
+            if store.find(**key):
+                continue
+            trainer = Trainer(config, recipe, data)
+            trainer.fit(folder=config.run_dir / "which_loss" / recipe.name)
+            vectors, test = normalize(trainer.embed()), data.where("test")
+            answers = {"nearest": data.gallery, "one-shot": data.where("reference")}
+            found = {}
+            for name, rows in answers.items():
+                _, nearest = nearest_neighbors(vectors[test], vectors[rows])
+                right = data.labels[test] == data.labels[rows[nearest[:, 0]]]
+                found[name] = round(float(right.mean()), 4)
+            print(f"all groceries, seed {number + 1}, {recipe.name}: {found}", flush=True)
+            store.add(key | found)
+    for name in ("nearest", "one-shot") if seeds > 1 else ():
+        values = [
+            [line[name] for line in store.find(stage="full", loss=loss)[:seeds]]
+            for loss in (chosen["loss"], "tuned")
+        ]
+        new_mean, old_mean = np.mean(values, axis=1)
+        difference = paired_difference(*values)
+        print(f"{name}: {chosen['loss']} {new_mean:.3f}, today {old_mean:.3f}: {difference}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("dataset", nargs="?", default="omniglot", choices=LOADERS)
@@ -269,9 +324,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60, help="of processor time, per trial")
     parser.add_argument("--final-seconds", type=float, default=120, help="per final training")
     parser.add_argument("--seeds", type=int, default=5, help="of the final trainings")
+    parser.add_argument("--full", action="store_true", help="then train on all groceries")
     parser.add_argument("--data-home")
     parser.add_argument("--results", type=Path, default=ROOT / "results/which_loss")
     asked = parser.parse_args()
+    if asked.full and asked.dataset != "grocery":
+        parser.error("--full needs the contest on grocery")
     options = SETTINGS[asked.dataset] | {"dataset": asked.dataset, "data_home": asked.data_home}
     config = read_config({}, preset="quick", live=0, **options)
     folder = ROOT / "runs/which_loss" / asked.dataset
@@ -294,7 +352,7 @@ def main() -> None:
             best = best_trial(store, loss, asked.seconds)
             drawn = {name: best[name] for name in ("learning_rate", "options")}
             key = {"stage": "final", "loss": loss, "number": seed, "seconds": asked.final_seconds}
-            found = run(contest, store, key, drawn, 1000 + seed, "test")
+            found = run(contest, store, key, drawn, FIRST_SEED + seed, "test")
             print(f"seed {seed + 1} of {asked.seeds}, {loss}: {found['took']} s", flush=True)
     measure_references(contest, store)
     print(*table(store, asked.seconds, asked.final_seconds), sep="\n")
@@ -305,6 +363,8 @@ def main() -> None:
         for loss in LOSSES
     }
     plot_best_so_far(scores).savefig(asked.results / f"{asked.dataset}_trials.svg")
+    if asked.full:
+        compare_on_all_classes(store, asked.seconds, asked.seeds, asked.data_home)
 
 
 if __name__ == "__main__":
