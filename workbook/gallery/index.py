@@ -67,12 +67,12 @@ class EntryIndex:
                 f"the gallery has {count} entries, and an index needs {FEWEST:,}: so few are "
                 "compared at once, no index is needed"
             )
-        lists = int(min(4 * np.sqrt(count), count / 39))  # with fewer each, k-means warns
+        lists = int(min(2 * np.sqrt(count), count / 39))  # with fewer each, k-means warns
         centres = faiss.IndexFlatL2(dim)
         index = faiss.IndexIVFScalarQuantizer(
             centres, dim, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_L2
         )
-        rows = np.random.default_rng(0).choice(count, min(count, 50 * lists), replace=False)
+        rows = np.random.default_rng(0).choice(count, min(count, 40 * lists), replace=False)
         index.train(entries.embeddings[np.sort(rows)])
         for start in range(0, count, 2**16):
             part = slice(start, start + 2**16)

@@ -5,6 +5,8 @@ estimate could belong to the k nearest is then measured again, so the answer is 
 formula.
 """
 
+import math
+
 import numpy as np
 
 QUERIES, PAIRS = 256, 2**12  # how many are compared at a time, and measured again
@@ -62,6 +64,7 @@ def nearest_entries(
     norms = squared_norms(entries) if norms is None else norms
     distances = np.full((len(queries), k), np.inf)
     indices = np.full((len(queries), k), -1)
+    memory = np.empty(min(ESTIMATES, max(1, len(queries)) * len(entries)), np.float32)
     for start in range(0, len(queries), QUERIES):
         block = slice(start, start + QUERIES)
         width = ESTIMATES // len(queries[block])
@@ -71,7 +74,7 @@ def nearest_entries(
             if query_groups is not None and entry_groups is not None:
                 same_group = query_groups[block, None] == entry_groups[others]
             rows, columns = _find_candidates(
-                queries[block], entries[others], norms[others], distances[block], same_group
+                queries[block], entries[others], norms[others], distances[block], same_group, memory
             )
             distances[block], indices[block] = _keep_nearest(
                 distances[block],
@@ -89,6 +92,7 @@ def _find_candidates(
     norms: np.ndarray,
     distances: np.ndarray,
     same_group: np.ndarray | None,
+    memory: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return (rows, columns) of the pairs that may be nearer than the k found so far.
 
@@ -98,7 +102,8 @@ def _find_candidates(
     # a sum of `dim` products is off by at most dim * ROUNDING (Higham 2002, section 3.1)
     operations = 2 * (queries.shape[1] + 4)
     error = operations * ROUNDING * (query_norms + norms.max())
-    estimates = (-2 * queries) @ entries.T
+    shape = len(queries), len(entries)  # memory is used again, because new memory costs time
+    estimates = np.matmul(-2 * queries, entries.T, out=memory[: math.prod(shape)].reshape(shape))
     estimates += norms  # |q|^2 is the same for a whole row and is left to the limits
     if same_group is not None:
         estimates[same_group] = np.inf
