@@ -46,6 +46,8 @@ def test_the_solution_is_accepted_and_other_answers_get_a_hint(number, capsys):
     for wrong in ("0.25", "np.float32(1)", "'2'", "None", "[1, 2]", "np.nan"):
         said = check_answer(blank.replace("...", wrong), check, capsys)
         assert said.startswith("Not yet. "), wrong
+    raising = blank.replace("return ...", "raise RuntimeError('a mistake')")
+    assert check_answer(raising, check, capsys).endswith("led to RuntimeError: a mistake)\n")
 
 
 @pytest.mark.parametrize(

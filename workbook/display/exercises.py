@@ -24,20 +24,6 @@ def format_number(value: Any) -> str:
     return f"{number:,}" if isinstance(number, Integral) else f"{number:.3f}"
 
 
-def as_number(answer: Any) -> float | None:
-    """Return an answer as a float, whatever library made the number; None if it is no number.
-
-    A notebook that goes on with a learner's number asks here, because `isinstance(answer, float)`
-    is False for NumPy's float32 and for whole numbers.
-    """
-    try:
-        value = np.asarray(answer)
-    except ValueError:  # rows of different lengths
-        return None
-    is_number = value.shape == () and np.issubdtype(value.dtype, np.number)
-    return float(value.real) if is_number and np.isfinite(value) else None
-
-
 def check(answer: Any, expected: Any, hint: str) -> None:
     """Print whether `answer` is right; where it is not, print the hint. No answer raises an error.
 
