@@ -17,7 +17,8 @@ from PIL import Image
 from workbook import ROOT
 from workbook.__main__ import main
 from workbook.commands import gallery as gallery_commands
-from workbook.gallery import storage
+from workbook.gallery import entries as entries_module
+from workbook.gallery import search, storage
 from workbook.gallery.gallery import CATALOGUE_SIZES, Gallery
 
 
@@ -195,6 +196,28 @@ def test_a_class_and_an_image_are_removed(saved, folder, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["remove", str(saved)])
     assert len(Gallery.load(saved).labels) == 3
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_the_entries_are_compared_no_more_often_than_needed(
+    saved, gallery, tmp_path, monkeypatch, held_out
+):
+    """What the trials tell is not measured again; a comparison is two searches, a share is one."""
+    if held_out:
+        images = gallery_helpers.draw(tmp_path / "new", (230, 60, 20), 3)
+        gallery.fit_threshold(gallery.embed_images(images)[0], ["red", "red", "else"])
+        gallery.save(saved)
+    compared = []
+
+    def counted(queries, entries, *arguments):
+        if len(queries) >= len(entries):
+            compared.append(len(queries))
+        return search.nearest_entries(queries, entries, *arguments)
+
+    monkeypatch.setattr(entries_module, "nearest_entries", counted)
+    image = gallery_helpers.draw(tmp_path / "green", (20, 200, 20), 1)[0]
+    main(["enroll", str(saved), "green", str(image)])
+    assert compared == ([6, 7] if held_out else [7, 7])
 
 
 def test_galleries_are_merged(saved, gallery, other_model, tmp_path, capsys):
