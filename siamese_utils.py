@@ -351,6 +351,14 @@ class SiameseModel(keras.Model):
         self.triplet_loss(data, training=False)
         return self.get_metrics_result()
 
+    def fit(self, *args: Any, **options: Any) -> Any:
+        """Keras's `fit`; raises ValueError for weights, which Keras would drop unseen."""
+        return super().fit(*args, **refuse_weights(options))
+
+    def evaluate(self, *args: Any, **options: Any) -> Any:
+        """Keras's `evaluate`; raises ValueError for weights."""
+        return super().evaluate(*args, **refuse_weights(options))
+
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         return self.trackers  # Keras resets all of these at the start of an epoch
@@ -422,6 +430,16 @@ def check_triplet_batch(data: Any) -> Any:
         "a batch must be ((anchor, positive, negative),): three arrays of one shape in a tuple of "
         f"one, without labels or weights; this one has the shapes {shapes}"
     )
+
+
+NO_WEIGHTS = "sample_weight and class_weight have no meaning for triplets: leave them out"
+
+
+def refuse_weights(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options of `fit` or `evaluate`; raise ValueError if they weight images or classes."""
+    if any(options.get(name) is not None for name in ("sample_weight", "class_weight")):
+        raise ValueError(NO_WEIGHTS)
+    return options
 
 
 def check_margin(margin: float) -> float:

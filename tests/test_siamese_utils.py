@@ -377,6 +377,17 @@ def test_a_batch_that_is_no_triplet_is_refused_and_the_error_says_what_to_pass(d
         model.fit(*data, verbose=0, shuffle=False)
 
 
+@pytest.mark.parametrize("method", ["fit", "evaluate"])
+@pytest.mark.parametrize(
+    "options", [{"sample_weight": np.zeros(len(A))}, {"class_weight": {0: 1, 1: 9}}]
+)
+def test_weights_are_refused_instead_of_dropped(method, options):
+    model = dense_model(None)
+    with pytest.raises(ValueError, match="sample_weight and class_weight have no meaning"):
+        getattr(model, method)((A, P, N), verbose=0, **options)
+    getattr(model, method)((A, P, N), verbose=0, sample_weight=None)
+
+
 def test_a_siamese_model_survives_saving(tmp_path):
     model = dense_model(None)
     model.margin = 0.7

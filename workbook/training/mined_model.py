@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from siamese_utils import SiameseModel
+from siamese_utils import NO_WEIGHTS, SiameseModel
 from workbook.models.devices import gather
 from workbook.support.tensorflow_start import keras, tf
 from workbook.training.batches import NUMBERS, EpochSetter, Logs, check_numbers
@@ -101,8 +101,6 @@ class MinedSiameseModel(WorkerSteps):
                     "steps_per_epoch would mix epochs: let `sample` draw fewer batches"
                 )
             options = EpochSetter.added_to(options, x)
-        if any(options.get(name) is not None for name in ("sample_weight", "class_weight")):
-            raise ValueError(NO_WEIGHTS)
         tracker = StepTracker()
         options["callbacks"] = [tracker, options.get("callbacks") or []]
         try:
@@ -160,9 +158,6 @@ class BatchLossModel(MinedSiameseModel):
         proxies = {} if self.proxies is None else {"proxies": tf.convert_to_tensor(self.proxies)}
         loss = self.batch_loss.function(embeddings, numbers, **proxies, **self.options)
         return logs._replace(loss=loss, losses=tf.fill(tf.shape(logs.losses), loss))
-
-
-NO_WEIGHTS = "sample_weight and class_weight have no meaning for triplets: leave them out"
 
 
 def check_labelled_batch(data: Any) -> tuple[Any, Any]:
