@@ -10,7 +10,7 @@ from typing import Any
 from workbook import ROOT
 from workbook.data.downloads import DATASETS
 from workbook.data.folder_layout import LAYOUTS
-from workbook.data.label_table import is_table
+from workbook.data.folder_names import is_table
 from workbook.models.backbones import NAMES
 from workbook.support.config import Config
 from workbook.support.tensorflow_start import GPUS

@@ -11,6 +11,7 @@ from workbook.display.audit_page import TEMPLATE, write_audit_page
 from workbook.evaluation.audit import audit_images
 from workbook.models.backbones import LITE
 from workbook.settings import read_config
+from workbook.support.atomic_files import check_replaceable
 from workbook.support.text import printable
 from workbook.training.trainer import plain_features
 
@@ -42,7 +43,9 @@ def audit(images: str, report: str | None = None) -> None:
         name = place.stem if place.is_file() else place.name
         report = str(place.with_name(f"{name}-audit.html"))
     target = Path(report).expanduser()
-    _check_target(target)
+    if target.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"{printable(target)}: give the report a name that ends in .html")
+    check_replaceable(target, [FIRST], "a page that audit wrote")
     # whatever a user's variables say: the thresholds hold for these features alone
     features_of = {"backbone": LITE, "weights": "imagenet", "size": SIZE, "precision": "float32"}
     config = read_config(dataset=images if images in DATASETS else str(source), **features_of)
@@ -55,21 +58,3 @@ def audit(images: str, report: str | None = None) -> None:
     for what, count in counts:
         print(f"{count:6,}  {what}")
     print(f"look at them in {printable(target)}; nothing was changed")
-
-
-def _check_target(path: Path) -> None:
-    """Raise OSError or ValueError unless the page can be written without losing a file."""
-    shown = printable(path)
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"{shown}: give the report a name that ends in .html")
-    if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{shown}: its folder does not exist; make it, or choose another")
-    if path.is_dir():
-        raise IsADirectoryError(f"{shown} is a folder: give the name of a file")
-    if path.exists():
-        with open(path, "rb") as file:
-            if file.read(len(FIRST)) != FIRST:
-                raise FileExistsError(
-                    f"{shown} was not written by this command, so it is not overwritten: choose "
-                    "another name"
-                )

@@ -25,7 +25,7 @@ from workbook.models.backbones import LITE, NAMES
 from workbook.models.mixture import build_plain_model
 from workbook.models.saved_models import load_model
 from workbook.settings import read_config
-from workbook.support.atomic_files import atomic_file
+from workbook.support.atomic_files import atomic_file, check_replaceable
 from workbook.support.folder_lock import hold_folder
 from workbook.support.tensorflow_start import keras
 from workbook.support.text import normalize_label, printable
@@ -369,20 +369,8 @@ def check_table(path: Path) -> None:
             f"{shown} is the name of an image, not of a table: write --csv TABLE.csv, and the "
             "images before it or after --"
         )
-    if path.is_dir():
-        raise IsADirectoryError(f"{shown} is a folder: give the name of a file, as in --csv t.csv")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f"{shown}: there is no folder {printable(path.parent)}; make it, or choose another"
-        )
-    if path.exists():
-        with open(path, "rb") as file:
-            first = file.readline(len(HEADER) + 2).rstrip(b"\r\n")
-        if first not in {header.encode() for header in HEADERS}:
-            raise FileExistsError(
-                f"{shown} is not a table that identify wrote, so it is not overwritten: choose "
-                "another name with --csv"
-            )
+    beginnings = [header.encode() + end for header in HEADERS for end in (b"\r\n", b"\n")]
+    check_replaceable(path, beginnings, "a table that identify wrote")
     storage.check_folder_writable(path.parent)
 
 

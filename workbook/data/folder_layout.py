@@ -19,7 +19,7 @@ from workbook.data.file_walk import (
 )
 from workbook.data.folder_names import (
     SPLITS,
-    TABLE_SUFFIXES,
+    TABLES,
     find_splits,
     fold_case,
     is_annotation,
@@ -120,7 +120,7 @@ def assign_roles(kinds: Collection[str]) -> dict[str, str]:
 
 def suggest_table(table: Path) -> str:
     """Return what to do with a table of labels that lies in a folder of images."""
-    if table.suffix.lower() in TABLE_SUFFIXES:
+    if is_table(table):
         return f"to use its labels, give the table and not the folder: DATASET={table}"
     return "to use its labels, save it as a CSV file, and give that and not the folder as DATASET"
 
@@ -338,7 +338,7 @@ class _Reader:
         if len(folders) > 1 and len(splits) == len(folders):
             remedy = "Put one folder per class into each; or, if these are the classes themselves, "
             remedy += f"say so: {IF_CLASSES}"
-            for table in (f for f in list_children(folder) if is_table(f.name) and f.is_file()):
+            for table in (f for f in list_children(folder) if is_table(f, TABLES) and f.is_file()):
                 remedy = f"{printable(table.name)} may hold them: {suggest_table(table)}"
                 break
             raise ValueError(
@@ -472,7 +472,7 @@ class _Reader:
                 elif child not in self.known:
                     beside.append((child, reason))
         listing = self.listing
-        listing.tables = [f for f, _ in beside if is_table(f.name) and f.is_file()]
+        listing.tables = [f for f, _ in beside if is_table(f, TABLES) and f.is_file()]
         for child, reason in beside:
             remedy = "move it into one" if "class folder" in reason else "move it"
             if child in listing.tables:

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 SPLITS = {
@@ -26,7 +26,8 @@ SYSTEM = {  # files and folders that computers make for themselves, in lower cas
     "network trash folder", "temporary items",
 }  # fmt: skip
 TABLE_SUFFIXES = (".csv", ".tsv")  # of the tables that can be read
-TABLES = {*TABLE_SUFFIXES, ".xls", ".xlsx", ".json", ".jsonl", ".parquet", ".feather"}
+# of whatever may hold labels
+TABLES = (*TABLE_SUFFIXES, ".xls", ".xlsx", ".json", ".jsonl", ".parquet", ".feather")
 NOTHING: tuple[None, tuple[str, ...]] = (None, ())
 
 
@@ -35,9 +36,9 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "Icon\r" or name.strip().lower() in SYSTEM
 
 
-def is_table(name: str) -> bool:
-    """Tell whether a file may be a table of labels, by its suffix."""
-    return Path(name).suffix.lower() in TABLES
+def is_table(path: Path, suffixes: Collection[str] = TABLE_SUFFIXES) -> bool:
+    """Tell by its suffix whether a file is a table that can be read, or one of `suffixes`."""
+    return path.suffix.lower() in suffixes
 
 
 def read_name(name: str) -> tuple[str | None, tuple[str, ...]]:

@@ -22,8 +22,9 @@ from workbook.data import toys
 from workbook.data.decoding import decode, explain, open_image
 from workbook.data.downloads import DATASETS, GROCERY_LISTS, Source, fetch, grocery_lists
 from workbook.data.folder_layout import Entry, Listing, read_folder, suggest_table
+from workbook.data.folder_names import is_table
 from workbook.data.image_cache import decode_files, name_cache_folder
-from workbook.data.label_table import is_table, read_table
+from workbook.data.label_table import read_table
 from workbook.data.report import report_entry, write_report
 from workbook.data.splits import (
     content_warnings,

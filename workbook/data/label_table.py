@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from workbook.data.file_walk import list_subfolders
 from workbook.data.folder_layout import Entry, Listing, assign_roles
-from workbook.data.folder_names import TABLE_SUFFIXES, read_name
+from workbook.data.folder_names import read_name
 from workbook.data.report import report_entry
 from workbook.support.text import list_first, normalize_label, printable
 
@@ -34,11 +34,6 @@ class Row(NamedTuple):
     file: str
     label: str
     split: str = ""
-
-
-def is_table(path: Path) -> bool:
-    """Tell whether a path is that of a table that `read_table` reads, by its suffix."""
-    return path.suffix.lower() in TABLE_SUFFIXES
 
 
 def read_table(table: Path, columns: str = "auto") -> Listing:

@@ -7,8 +7,10 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
+
+from workbook.support.text import printable
 
 DISK_FULL_ERRNOS = (  # the disk is full, the file is too large for it, or a quota is used up
     errno.ENOSPC,
@@ -100,6 +102,26 @@ def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
         ) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def check_replaceable(path: Path, beginnings: Collection[bytes], kind: str) -> None:
+    """Raise OSError unless `path` can become a file of this kind without losing another file.
+
+    A file that is there is of this kind if one of `beginnings` is how it begins.
+    """
+    shown = printable(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{shown} is a folder: give the name of a file")
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(
+            f"{shown}: there is no folder {printable(path.parent)}; make it, or choose another"
+        )
+    if path.exists():
+        with open(path, "rb") as file:
+            if not file.read(max(map(len, beginnings))).startswith(tuple(beginnings)):
+                raise FileExistsError(
+                    f"{shown} is not {kind}, so it is not overwritten: choose another name"
+                )
 
 
 def remove_leftovers(path: Path) -> None:
