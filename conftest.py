@@ -1,17 +1,25 @@
 """How pytest runs the notebooks (nbval): results go to a temporary folder.
 
 A notebook stops at its first failing cell, because the later ones need what that cell makes. With
-several processes (`pytest -n 2 --dist loadfile`, pytest-xdist), a file or notebook stays in one of
-them. Notebooks 5 and 6 run notebook 4 first where their process has not.
+several processes (`pytest -n 2 --dist loadgroup`, pytest-xdist), a file or notebook stays in one of
+them, and so do notebooks 4, 5 and 6, because 4 trains for the others. All processes share the
+cache, so that toys are drawn and features are computed once.
 """
 
+import contextlib
+import functools
 import os
 import tempfile
 from pathlib import Path
 
+import forked
 import pytest
+from filelock import FileLock
 
 RUNS = tempfile.TemporaryDirectory(prefix="siamese_runs_")
+if "TEST_CACHE" not in os.environ:  # else the process that started this one has made it
+    CACHE = tempfile.TemporaryDirectory(prefix="siamese_cache_")
+    os.environ["TEST_CACHE"] = CACHE.name
 os.environ.update(  # the kernels that nbval starts inherit these variables
     SIAMESE_RUNS=RUNS.name,  # each process has its own
     SIAMESE_LIVE="0",
@@ -29,9 +37,30 @@ def is_cell(item):
     return hasattr(item, "output_timeout")
 
 
+def pytest_configure(config):
+    if forked.offer() and hasattr(config.option, "nbval_current_env"):
+        config.option.nbval_current_env = False  # a notebook's own kernel, python3, is a fork
+
+
+@pytest.hookimpl(tryfirst=True)  # xdist's own looks for the marks
 def pytest_collection_modifyitems(items):
-    for item in filter(is_cell, items):
-        item.output_timeout = 900  # nbval's 5 s is too short for a training cell
+    for item in items:
+        trained = is_cell(item) and item.path.name.startswith(("04", "05", "06"))
+        item.add_marker(pytest.mark.xdist_group("trained" if trained else str(item.path)))
+        if is_cell(item):
+            item.output_timeout = 900  # nbval's 5 s is too short for a training cell
+
+
+@functools.cache
+def keep_toys():
+    """Have the toys drawn in the common cache: the first process draws them, the others wait."""
+    from workbook.data.images import load_from_config
+    from workbook.settings import read_config
+
+    with contextlib.suppress(OSError):  # Windows may refuse links: then each process draws
+        Path(RUNS.name, "cache").symlink_to(os.environ["TEST_CACHE"], target_is_directory=True)
+    with FileLock(Path(os.environ["TEST_CACHE"], "toys.lock")):
+        load_from_config(read_config())
 
 
 @pytest.hookimpl(wrapper=True)
@@ -43,5 +72,7 @@ def pytest_runtest_makereport(item, call):
 
 
 def pytest_runtest_setup(item):
-    if is_cell(item) and item.parent.nodeid in failed_notebooks:
-        pytest.skip("an earlier cell of this notebook failed")
+    if is_cell(item):
+        keep_toys()
+        if item.parent.nodeid in failed_notebooks:
+            pytest.skip("an earlier cell of this notebook failed")

@@ -2,9 +2,8 @@
 
 import os
 import shutil
-import subprocess
-import sys
 
+import forked
 import numpy as np
 import pytest
 from PIL import Image
@@ -32,11 +31,8 @@ def place(tmp_path_factory):
 def typed(place, *words, **settings):
     environment = {f"SIAMESE_{name}": str(value) for name, value in settings.items()}
     environment |= {"SIAMESE_RUNS": str(place / "runs")}
-    return subprocess.run(
-        [sys.executable, "-m", "workbook", *words], cwd=place, capture_output=True, text=True,
-        encoding="utf-8",
-        env=os.environ | environment | {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"},
-    )  # fmt: skip
+    environment |= {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}
+    return forked.start(["-m", "workbook", *words], place, os.environ | environment).finish()
 
 
 def list_files(folder):
@@ -68,8 +64,8 @@ def test_the_audit_finds_what_was_planted_and_changes_nothing(place):
     [
         (["nowhere"], "is not one of: toys"),
         (["my_images", "page.txt"], "page.txt: give the report a name that ends in .html"),
-        (["my_images", "none/page.html"], "its folder does not exist"),
-        (["my_images", "other.html"], "was not written by this command, so it is not overwritten"),
+        (["my_images", "none/page.html"], "there is no folder none; make it"),
+        (["my_images", "other.html"], "is not a page that audit wrote, so it is not overwritten"),
     ],
 )
 def test_what_cannot_be_done_is_said_before_anything_is_computed(place, monkeypatch, words, says):

@@ -3,6 +3,7 @@
 test_own_images.py and test_run.py check that the most important ones also give the right answers.
 """
 
+import functools
 import re
 import shlex
 import shutil
@@ -28,6 +29,7 @@ def list_commands(page):
     return lines + [piece for piece in inline if COMMAND.match(piece)]
 
 
+@functools.cache  # several pages tell to type the same
 def check_command(command):
     """Assert that `command` names a make target, a command line or a file that exists."""
     words = shlex.split(command.replace("\\", "/"), comments=True)

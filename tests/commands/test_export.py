@@ -1,9 +1,8 @@
 """A gallery for other programs: the same embeddings, by the lines of docs/export.md themselves."""
 
 import re
-import subprocess
-import sys
 
+import forked
 import keras
 import numpy as np
 import pytest
@@ -56,10 +55,8 @@ def place(tmp_path_factory):
 
 
 def run(place, program):
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=place, capture_output=True, encoding="utf-8",
-        env={"PATH": "", "PYTHONUTF8": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "HOME": str(place)},
-    )  # fmt: skip
+    env = {"PATH": "", "PYTHONUTF8": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "HOME": str(place)}
+    done = forked.start(["-c", program], place, env).finish()
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

@@ -8,6 +8,7 @@ import sys
 import threading
 from pathlib import Path
 
+import forked
 import gallery_helpers
 import numpy as np
 import pytest
@@ -38,7 +39,8 @@ def test_command_line_in_a_fresh_process(model, folder, tmp_path):
     assert re.search(r"not read: .*notes\.txt: .*not an image.*: .+", built.stdout), "with a remedy"
     assert "add images, or a test folder beside train" in built.stdout, "warnings too"
     one, two = folder / "red" / "2 é.png", folder / "東京 blue" / "0 é.png"
-    asked = command("identify", tmp_path / "g", one, two, "-k", 2)
+    words = ["identify", tmp_path / "g", one, two, "-k", 2]
+    asked = forked.start(["-m", "workbook", *words], ROOT).finish()
     assert asked.returncode == 0, asked.stderr
     gallery, expected = Gallery.load(tmp_path / "g"), []
     entries = [f"{name}/{i} é.png" for name in ("red", "東京 blue") for i in range(3)]
@@ -242,9 +244,8 @@ def test_of_two_that_enroll_at_once_both_are_kept(saved, tmp_path):
     processes = []
     for label, color in colors.items():
         image = gallery_helpers.draw(tmp_path / label, color, 1)[0]
-        words = [sys.executable, "-m", "workbook", "enroll", saved, label, image]
-        processes.append(subprocess.Popen(list(map(str, words)), cwd=ROOT, stdout=-3, stderr=-3))
-    assert [process.wait() for process in processes] == [0, 0]
+        processes.append(forked.start(["-m", "workbook", "enroll", saved, label, image], ROOT))
+    assert [process.finish().returncode for process in processes] == [0, 0]
     assert sorted(Gallery.load(saved).labels.tolist()[6:]) == ["green", "grey"]
     names = {path.name.split("-")[0] for path in saved.iterdir()}
     assert names - {".folder.lock"} == {"embedding", "entries", "state", "gallery.json"}

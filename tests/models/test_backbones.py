@@ -11,6 +11,7 @@ import pickle
 import socket
 import sys
 import threading
+import zipfile
 
 import local_server as line
 import numpy as np
@@ -273,6 +274,9 @@ def test_lite_is_converted_once_without_a_network(lite, cache, drawn_image, monk
     monkeypatch.setattr(socket, "create_connection", None)
     monkeypatch.setattr(torch_file, "read_tensors", None)  # needed no more
     again, train_from = backbones.load_backbone("EfficientNetLite0", "imagenet", (64, 64, 3), cache)
+    loaded = keras.models.load_model(kept)  # for anybody who wants the file
+    for mine, theirs in zip(loaded.get_weights(), lite.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
     assert train_from == "block12_expand"
     assert (output(again, drawn_image) == output(lite, drawn_image)).all()
 
@@ -294,10 +298,12 @@ def test_a_damaged_kept_file_is_made_again(lite, cache, tmp_path, damage):
     (tmp_path / kept.name).write_bytes(damage(kept.read_bytes()))
     again = efficientnet_lite.efficientnet_lite0(cache_dir=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [kept.name]
-    loaded = keras.models.load_model(tmp_path / kept.name)  # for anybody who wants the file
-    for model in (again, loaded):
-        for mine, theirs in zip(model.get_weights(), lite.get_weights(), strict=True):
-            np.testing.assert_array_equal(mine, theirs)
+    for mine, theirs in zip(again.get_weights(), lite.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    made, good = (zipfile.ZipFile(folder / kept.name) for folder in (tmp_path, kept.parent))
+    with made, good:
+        assert made.testzip() is None and made.namelist() == good.namelist()
+        assert made.read("config.json") == good.read("config.json")
 
 
 @pytest.mark.parametrize("change", [lambda b: b[:-1], lambda b: b[:-1] + b"x"])

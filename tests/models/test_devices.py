@@ -2,11 +2,10 @@
 
 import json
 import os
-import subprocess
-import sys
 import warnings
 from types import SimpleNamespace
 
+import forked
 import numpy as np
 import pytest
 import together
@@ -25,11 +24,15 @@ SCRIPT = together.__file__
 ON_CPU = {"CUDA_VISIBLE_DEVICES": "-1"}  # the devices that are compared are CPUs, also beside a GPU
 
 
+def finish(process):
+    done = process.finish()
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture(scope="module")
 def one_device(tmp_path_factory):
     out = tmp_path_factory.mktemp("one") / "curves.json"
-    command = [sys.executable, SCRIPT, "one", out]
-    subprocess.run(command, check=True, timeout=300, env=os.environ | ON_CPU)
+    finish(forked.start([SCRIPT, "one", out], env=os.environ | ON_CPU))
     return json.loads(out.read_text("utf-8"))
 
 
@@ -42,8 +45,7 @@ def equal(one, other):
 
 def test_two_logical_devices_train_as_one(one_device, tmp_path):
     out = tmp_path / "curves.json"
-    command = [sys.executable, SCRIPT, "all", out]
-    subprocess.run(command, check=True, timeout=300, env=os.environ | ON_CPU)
+    finish(forked.start([SCRIPT, "all", out], env=os.environ | ON_CPU))
     two = json.loads(out.read_text("utf-8"))
     assert (one_device["replicas"], two["replicas"]) == (1, 2)
     equal(one_device, two)
@@ -53,18 +55,12 @@ def test_two_worker_processes_train_as_one(one_device, tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "GPUS", [])
     outs = [tmp_path / "0.json", tmp_path / "1.json"]
     ports = workers.find_free_ports(2)
-    processes = [
-        subprocess.Popen(
-            [sys.executable, SCRIPT, "workers", out],
-            env=workers.worker_environment(i, ports, tmp_path) | ON_CPU,
-        )
-        for i, out in enumerate(outs)
-    ]
-    try:
-        assert [process.wait(300) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
+    environments = [workers.worker_environment(i, ports, tmp_path) | ON_CPU for i in range(2)]
+    for process in [
+        forked.start([SCRIPT, "workers", out], env=environment)
+        for out, environment in zip(outs, environments)
+    ]:
+        finish(process)
     for out in outs:
         two = json.loads(out.read_text("utf-8"))
         assert two["replicas"] == 2

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 
+import forked
 import keras
 import numpy as np
 import pytest
@@ -21,54 +22,47 @@ from workbook.training.losses import TripletLoss
 
 
 @pytest.fixture
-def launch():
-    """Starts small_run.py with these words; what still runs after the test is killed."""
-    children = []
-
-    def start(*words):
-        command = [sys.executable, small_run.__file__, *map(str, words)]
-        children.append(subprocess.Popen(command, stdout=-1, stderr=-1, text=True))
-        return children[-1]
-
-    yield start
-    for child in children:
-        if child.poll() is None:
-            child.kill()
-            child.communicate()
+def waiting(tmp_path):
+    """small_run.py, which trains in a folder called run, in the middle of its second epoch."""
+    words = [tmp_path / "run", tmp_path / "resumed.npz", 1, "wait", "-", 6]
+    command = [sys.executable, small_run.__file__, *map(str, words)]
+    child = subprocess.Popen(command, stdout=-1, stderr=-1, text=True)
+    yield child
+    child.kill()
+    child.communicate()
 
 
-def finish(child, killed=False):
-    """What the child printed; an error if it ended otherwise than it should."""
-    printed, errors = child.communicate(timeout=120)
-    assert (child.returncode != 0) == killed, errors
-    return printed
+def run(*words, killed=False):
+    """What small_run.py prints with these words; an error if it ends otherwise than it should."""
+    done = forked.start([small_run.__file__, *words]).finish()
+    assert (done.returncode != 0) == killed, done.stderr
+    return done.stdout
 
 
-def test_killed_again_and_again_the_result_is_bit_equal(tmp_path, launch):
+def test_killed_again_and_again_the_result_is_bit_equal(tmp_path, waiting):
     folder, out = tmp_path / "run", tmp_path / "resumed.npz"
 
-    child = launch(folder, out, 1, "wait", "-", 6)  # in the middle of the second epoch
-    assert "waiting\n" in iter(child.stdout.readline, "")
-    with pytest.raises(RuntimeError, match=f"process {child.pid} is training in .*SIAMESE_RUNS"):
+    assert "waiting\n" in iter(waiting.stdout.readline, "")
+    with pytest.raises(RuntimeError, match=f"process {waiting.pid} is training in .*SIAMESE_RUNS"):
         folder_lock.lock_folder(folder)  # a second process is refused ...
-    child.kill()  # SIGKILL from outside
-    finish(child, killed=True)
+    waiting.kill()  # SIGKILL from outside
+    waiting.wait()
     folder_lock.lock_folder(folder)  # ... until the first is dead: a killed one leaves no lock
     folder_lock.lock_folder(folder)  # and a process may come again
     folder_lock.unlock_folder(folder)
 
-    written = launch(folder, out, 1, "write", "v9.npy", 2)
-    assert "continuing after epoch 1" in finish(written, killed=True)
+    written = run(folder, out, 1, "write", "v9.npy", 2, killed=True)
+    assert "continuing after epoch 1" in written
     (part,) = folder.glob("*.part.npz")
     assert part.stat().st_size and not zipfile.is_zipfile(part), "cut in the middle"
 
-    between = launch(folder, out, 1, "os.rename", ".part.npz", 2)  # the old one is moved away
-    assert "continuing after epoch 2" in finish(between, killed=True)
+    between = run(folder, out, 1, "os.rename", ".part.npz", 2, killed=True)  # the old one is moved
+    assert "continuing after epoch 2" in between
     assert not (folder / "checkpoint.npz").exists()
 
-    at_the_end = launch(folder, out, 1, "os.remove", "checkpoint.npz", 1)  # one of two is gone
-    assert "continuing after epoch 3" in finish(at_the_end, killed=True)
-    assert "continuing after epoch 6" in finish(launch(folder, out, 1))
+    at_the_end = run(folder, out, 1, "os.remove", "checkpoint.npz", 1, killed=True)  # one is gone
+    assert "continuing after epoch 3" in at_the_end
+    assert "continuing after epoch 6" in run(folder, out, 1)
     assert [path.name for path in folder.iterdir()] == ["training.lock"], "nothing else stays"
 
     expected = small_run.result(*small_run.fit(tmp_path / "straight"))

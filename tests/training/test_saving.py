@@ -1,10 +1,9 @@
 """What is saved is what was trained: read by a fresh process, which knows only siamese_utils."""
 
 import json
-import subprocess
-import sys
 import zipfile
 
+import forked
 import keras
 import numpy as np
 import pytest
@@ -53,9 +52,7 @@ def test_a_fresh_process_reads_the_same_numbers(tmp_path):
     saved_models.save_model(model, tmp_path / "siamese.keras")
     model.embedding.export(tmp_path / "served", format="tf_saved_model", verbose=False)
     np.save(tmp_path / "images.npy", images)
-    done = subprocess.run(
-        [sys.executable, "-c", READER, str(ROOT)], cwd=tmp_path, capture_output=True, text=True
-    )
+    done = forked.start(["-c", READER, ROOT], tmp_path).finish()
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["0.7", "batch-hard", "EagerTensor"], "compiled, as it was"
 
