@@ -42,7 +42,7 @@ def build(mining, jit_compile=False):
     return model
 
 
-def fit(model, epochs=10):
+def fit(model, epochs=4):
     """Train on the images, two batches per epoch; returns the history."""
     options = {"epochs": epochs, "shuffle": False, "verbose": 0}
     if isinstance(model, MinedSiameseModel):
@@ -65,6 +65,6 @@ if __name__ == "__main__":
     for mining in (None, "semi-hard"):
         with strategy.scope():
             model = build(mining)
-        history = fit(model)  # 20 steps
+        history = fit(model)  # 8 steps
         curves[str(mining)] = history | {"embeddings": su.embed(model.embedding, IMAGES).tolist()}
     Path(out).write_text(json.dumps(curves), "utf-8")

@@ -152,7 +152,7 @@ def test_precision_holds_from_the_first_layer_on(tmp_path):
     assert model.get_layer("trainable_tail").get_layer("feature_norm").compute_dtype == "bfloat16"
 
 
-def train(policy="float32", jit_compile=False, mining="semi-hard", epochs=10):
+def train(policy="float32", jit_compile=False, mining="semi-hard", epochs=4):
     """A small training on one device; returns (model, history)."""
     keras.config.set_dtype_policy(policy)
     try:

@@ -73,7 +73,7 @@ def test_every_recipe_trains_and_is_validated_after_each_epoch(config, data, rec
     assert result.history.keys() == names and len(result.history["loss"]) == 2
     assert np.isfinite(list(result.history.values())).all()
     assert result.history["val_recall@1"][-1] == pytest.approx(trainer_.recall("validation"))
-    assert (result.epochs, result.best_epoch) == (2, 2) and result.images_per_second > 0
+    assert (result.epochs, result.best_epoch) == (2, 2) and result.seconds > 0
 
 
 def test_a_training_by_seconds_with_a_loss_of_batches(config, data, tmp_path, monkeypatch):

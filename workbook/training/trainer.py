@@ -116,10 +116,6 @@ class TrainingResult:
     best_epoch: int
     snapshots: dict[int, np.ndarray] = field(default_factory=dict)
 
-    @property
-    def images_per_second(self) -> float:
-        return self.images_seen / max(self.seconds, 1e-9)
-
 
 class Trainer:
     """Trains one embedding by one recipe on the kept features of a dataset.
