@@ -15,7 +15,7 @@ run: .venv/ready
 	@$(BIN)/python -m workbook run $(TYPED) $(NOTEBOOKS)
 
 test: no-settings .venv/ready
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # what a change needs before it is committed: linter, types, direction of imports, quick tests
 check: no-settings .venv/ready

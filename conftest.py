@@ -1,7 +1,7 @@
 """How pytest runs the notebooks (nbval): results go to a temporary folder.
 
 A notebook stops at its first failing cell, because the later ones need what that cell makes. With
-several processes (`pytest -n 2 --dist loadgroup`, pytest-xdist), a file or notebook stays in one of
+several processes (`pytest -n 2 --dist loadfile`, pytest-xdist), a file or notebook stays in one of
 them, and so do notebooks 4, 5 and 6, because 4 trains for the others. All processes share the
 cache, so that toys are drawn and features are computed once.
 """
@@ -9,6 +9,7 @@ cache, so that toys are drawn and features are computed once.
 import contextlib
 import functools
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -42,13 +43,21 @@ def pytest_configure(config):
         config.option.nbval_current_env = False  # a notebook's own kernel, python3, is a fork
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist's own looks for the marks
 def pytest_collection_modifyitems(items):
-    for item in items:
-        trained = is_cell(item) and item.path.name.startswith(("04", "05", "06"))
-        item.add_marker(pytest.mark.xdist_group("trained" if trained else str(item.path)))
-        if is_cell(item):
-            item.output_timeout = 900  # nbval's 5 s is too short for a training cell
+    for item in filter(is_cell, items):
+        item.output_timeout = 900  # nbval's 5 s is too short for a training cell
+
+
+@pytest.hookimpl(optionalhook=True)  # without xdist nobody asks
+def pytest_xdist_make_scheduler(config, log):
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):  # what has the same scope is run by one process
+            file = super()._split_scope(nodeid)
+            return re.sub(r"notebooks/0[456]_.*", "notebooks 4 to 6", file)
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @functools.cache
