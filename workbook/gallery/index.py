@@ -91,8 +91,11 @@ class EntryIndex:
         return cls(index, covered)
 
     def write(self, path: str | os.PathLike) -> None:
-        """Write the index to a file."""
-        _import_faiss().write_index(self._index, str(path))
+        """Write the index to a file; OSError if the disk does not take it."""
+        try:
+            _import_faiss().write_index(self._index, str(path))
+        except RuntimeError as error:
+            raise OSError(f"the index could not be written: {error}") from error
 
     @property
     def lists(self) -> tuple[int, int]:

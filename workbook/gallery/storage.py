@@ -391,8 +391,9 @@ def write_gallery(
     with hold_folder(folder, "saving a gallery"):
         rows = entries["rows"]
         former, kept_parts, index = list_files(folder), [], None
-        keeps = saved is not None and _is_unchanged(folder, saved)
-        if saved is not None and keeps:
+        if not _is_unchanged(folder, saved):
+            saved = None
+        if saved is not None:
             parts, index = saved.about["parts"], saved.about["index"]
             sizes, indexed = [part["entries"] for part in parts], index["parts"] if index else 0
             kept_parts = parts[: count_kept_parts(sizes, rows, indexed)]
@@ -408,7 +409,7 @@ def write_gallery(
                 np.savez(work / kind, **arrays)  # type: ignore[arg-type]
                 return _publish(work / f"{kind}.npz", folder, kind)
 
-            if saved is not None and keeps:
+            if saved is not None:
                 model_file = {key: saved.about[key] for key in ("model", "model_sha256")}
             else:
                 model.save(work / "model.keras")
