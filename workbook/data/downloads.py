@@ -109,6 +109,11 @@ GROCERY_LINES = {"classes.csv": 82, "train.txt": 2640, "val.txt": 296, "test.txt
 MAX_UNPACKED = 4 * 10**9  # bytes: ten times what the largest of these archives holds
 
 
+def is_own_folder(dataset: str) -> bool:
+    """Return whether a dataset is a folder or table of the reader's own, not one of `DATASETS`."""
+    return dataset not in DATASETS
+
+
 def fetch(name: str, data_home: str | Path) -> Path:
     """Return the folder of one of `DATASETS`, downloaded as a whole or not at all.
 

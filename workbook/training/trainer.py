@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import siamese_utils as su
-from workbook.data.downloads import DATASETS
+from workbook.data.downloads import is_own_folder
 from workbook.data.images import ImageDataset
 from workbook.evaluation.retrieval import split_recall
 from workbook.models.backbones import build_from_config
@@ -75,8 +75,9 @@ def keep_features(
     """
     trunk, _ = su.split_at_freeze_point(embedding or build_from_config(config))
     rows = data.where("train") if rows is None else np.asarray(rows)
-    own = config.dataset not in DATASETS
-    viewed = np.flatnonzero(data.splits != "reference") if own else np.sort(rows)
+    viewed = np.sort(rows)
+    if is_own_folder(config.dataset):
+        viewed = np.flatnonzero(data.splits != "reference")
     cache, views = config.runs / "cache", np.empty(0)
     images = trunk_features(trunk, data.images, cache)
     if config.views > 1:
