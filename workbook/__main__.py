@@ -74,6 +74,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     build.add_argument("images", help=IMAGES)
     build.add_argument("gallery", help="the folder to write")
+    build.add_argument(
+        "--prototypes", action="store_true",
+        help="compare with one mean per class instead of with every image",
+    )  # fmt: skip
 
     enroll = add_command(
         "enroll", "add a class, or images of one, to a gallery without training", enroll_images
@@ -197,7 +201,7 @@ def audit_folder(options: argparse.Namespace) -> None:
 def build_gallery(options: argparse.Namespace) -> None:
     from workbook.commands.gallery import build
 
-    build(options.model, options.images, options.gallery)
+    build(options.model, options.images, options.gallery, options.prototypes)
 
 
 def enroll_images(options: argparse.Namespace) -> None:

@@ -62,6 +62,7 @@ def test_the_policy_is_kept_and_refuses_no_more_friends_than_it_must(model, seed
         "strangers_let_in_at_most": share,
         "known_refused_at_most": None,
         "strangers": (~known).sum(),
+        "stranger_classes": len(set(np.array(labels)[~known])),
         "strangers_simulated": False,
         "strangers_let_in": let_in(found),
         "strangers_let_in_95": [lows[0], highs[0]],
@@ -176,6 +177,18 @@ def test_the_threshold_says_where_it_comes_from(model):
     assert "the best balance" in text and "simulated" in text and "leave-one-out" in text
     with pytest.raises(ValueError, match="strangers_let_in=5: give a share"):
         gallery.fit_threshold(strangers_let_in=5)
+
+
+@pytest.mark.parametrize(
+    ("strangers", "says"),
+    [("xyz", "only 3 classes"), ("x", "only one class"), ("abcdefgh", None)],
+)
+def test_few_classes_of_strangers_promise_nothing(model, strangers, says):
+    gallery = line_gallery(model, [0, 1], ["known", "known"])
+    gallery.fit_threshold(line(model, 10.0 + np.arange(len(strangers))), list(strangers))
+    text = gallery.describe_threshold()
+    assert says is None or f"strangers of {says} chose it" in text
+    assert ("CAUTION" in text) == (says is not None)
 
 
 @pytest.mark.parametrize("share", [0.29, 0.57, 0.58])

@@ -28,7 +28,8 @@ def export(folder: str, target: str | None = None, kind: str = "savedmodel") -> 
     """Export the gallery in `folder` into a new folder.
 
     That folder has the model, and gallery.npz with `embeddings` (m, dim) float32, `labels` (m,)
-    str, `threshold` (infinity if there is none) and `size`, the side of its images in pixels.
+    str, `threshold` (infinity if there is none) and `size`, the side of its images in pixels. Of a
+    gallery of prototypes, `embeddings` are the means of the classes.
 
     Parameters
     ----------
@@ -66,8 +67,8 @@ def export(folder: str, target: str | None = None, kind: str = "savedmodel") -> 
             ) from error
         np.savez(
             work / "gallery.npz",
-            embeddings=gallery.embeddings,
-            labels=gallery.labels,
+            embeddings=gallery.compared.embeddings,
+            labels=gallery.compared.labels,
             threshold=np.inf if gallery.threshold is None else gallery.threshold,
             size=gallery.size,
         )

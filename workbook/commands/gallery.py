@@ -38,7 +38,7 @@ TOGETHER = 64  # images that are named at a time
 MOST_COMPARED = 20_000  # entries; comparing each with each of more takes minutes
 
 
-def build(model: str, images: str, folder: str) -> None:
+def build(model: str, images: str, folder: str, prototypes: bool = False) -> None:
     """Make a gallery of a folder of class folders.
 
     Threshold and probabilities rest on the images of `test` folders if there are `FEWEST` of them,
@@ -54,6 +54,8 @@ def build(model: str, images: str, folder: str) -> None:
         A folder with one sub-folder per class, or a table of file names and labels.
     folder
         Where the gallery goes.
+    prototypes
+        Whether images are compared with one mean per class instead of with every image.
 
     Raises
     ------
@@ -73,7 +75,7 @@ def build(model: str, images: str, folder: str) -> None:
     _check_target(Path(folder))
     config = read_config() if is_file else read_config(dataset=str(source), backbone=model)
     plain = None if is_file else build_plain_model(config, train_from=None)
-    gallery = Gallery(plain or load_model(model))
+    gallery = Gallery(plain or load_model(model), prototypes)
     data = load_images(
         source, gallery.size, cache_dir=config.runs / "cache", layout=config.layout,
         columns=config.columns,
@@ -81,7 +83,7 @@ def build(model: str, images: str, folder: str) -> None:
     vectors, test = embed(gallery.model, data.images), data.where("test")
     if data.test_is_given and len(test) >= FEWEST:
         # they are compared with the others before they become entries, too
-        measured = Gallery(gallery.model)
+        measured = Gallery(gallery.model, prototypes)
         measured.add_dataset(data, vectors, np.setdiff1d(np.arange(len(vectors)), test))
         test = test[measured.find_copies(vectors[test]) < 0]
         measured.fit_threshold(vectors[test], np.array(data.class_names)[data.labels[test]])
@@ -93,6 +95,8 @@ def build(model: str, images: str, folder: str) -> None:
     count = len(gallery.labels)
     gallery.save_over(folder)
     print(f"\n{count} images of {len(data.class_names)} classes in {printable(folder)}")
+    if prototypes:
+        print("images are compared with one mean per class; the images are kept")
     if not is_file:
         print(f"features of {model} as they are: nothing was trained on these images")
     print(gallery.describe_threshold())

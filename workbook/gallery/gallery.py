@@ -27,6 +27,7 @@ from workbook.gallery.calibration import name_method, relative_margins
 from workbook.gallery.entries import COPY_TOLERANCE, Entries, check_finite
 from workbook.gallery.images import Image, hash_image, read_image
 from workbook.gallery.index import EntryIndex, advise_index, open_index
+from workbook.gallery.prototypes import average_classes, compare_with_other_means
 from workbook.gallery.search import squared_norms
 from workbook.gallery.threshold import (
     Comparison,
@@ -58,7 +59,8 @@ class Match:
     distance
         The squared Euclidean distance to the nearest entry.
     nearest
-        The k nearest entries as (label, distance, path or None).
+        The k nearest entries as (label, distance, path or None). Of a gallery of prototypes these
+        are the means of classes, without a path.
     probability
         Of the nearest entry's label to be right, if the gallery has the image's class; None where
         too few images were measured.
@@ -77,6 +79,9 @@ class Gallery:
     ----------
     embedding_model
         A Keras model from RGB images 0..255, (batch, s, s, 3), to embeddings (batch, dim).
+    prototypes
+        Whether images are compared with one mean per class instead of with every entry. The
+        entries are kept, so that adding or removing one changes the mean of its class.
 
     Attributes
     ----------
@@ -97,11 +102,11 @@ class Gallery:
         For a model of another kind of input.
     """
 
-    def __init__(self, embedding_model: keras.Model):
+    def __init__(self, embedding_model: keras.Model, prototypes: bool = False):
         _, height, width, channels = embedding_model.input_shape
         if height is None or (height, channels) != (width, 3):
             raise ValueError(f"the model takes {embedding_model.input_shape}, not (batch, s, s, 3)")
-        self.model, self.size = embedding_model, height
+        self.model, self.size, self.prototypes = embedding_model, height, prototypes
         self.threshold: float | None = None
         self.policy: dict[str, Any] | None = None
         self.trials: Trials | None = None
@@ -143,8 +148,18 @@ class Gallery:
 
     def _set_entries(self, entries: Entries) -> None:
         self.entries = entries
+        self._means: Entries | None = None
         if self.trials:
             self.trials = replace(self.trials, are_current=False)
+
+    @property
+    def compared(self) -> Entries:
+        """What images are compared with: the entries, or the means of their classes."""
+        if not self.prototypes:
+            return self.entries
+        if self._means is None:
+            self._means = average_classes(self.entries)
+        return self._means
 
     # ------------------------------------------------------------------- 1 adding and removing
 
@@ -418,7 +433,8 @@ class Gallery:
             raise ValueError(f"k={k}: ask for at least 1")
         queries = np.asarray(embeddings, np.float32)
         check_finite(queries)
-        distances, places = self._find_nearest(queries, min(k, len(self.entries)))
+        compared = self.compared
+        distances, places = self._find_nearest(queries, min(k, len(compared)))
         probabilities: list[float | None] = [None] * len(queries)
         if self.why_no_probability() is None:
             to_runner_up = self._measure_to_other_label(queries, distances, places)
@@ -427,7 +443,7 @@ class Gallery:
         matches = []
         for row, probability in enumerate(probabilities):
             nearest = [
-                (str(self.labels[place]), float(distance), str(self.paths[place]) or None)
+                (str(compared.labels[place]), float(distance), str(compared.paths[place]) or None)
                 for distance, place in zip(distances[row], places[row])
             ]
             label, distance, _ = nearest[0]
@@ -438,20 +454,20 @@ class Gallery:
     def _find_nearest(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return distances and places (n, k) of the nearest entries, by the index if it serves."""
         if self.index is None:
-            return self.entries.search(queries, k)
+            return self.compared.search(queries, k)
         return self.index.search(self.entries, queries, k)
 
     def _measure_to_other_label(
         self, queries: np.ndarray, distances: np.ndarray, places: np.ndarray
     ) -> np.ndarray:
         """Return each query's distance to the nearest entry of another label than the first's."""
-        classes = self.entries.classes
+        classes = self.compared.classes
         is_other = classes[places] != classes[places[:, :1]]
         result = np.where(is_other, distances, np.inf).min(axis=1)
         rows = np.flatnonzero(np.isinf(result))  # all that are listed have one label
         own = classes[places[rows, 0]]
         if self.index is None:
-            result[rows] = self.entries.search(queries[rows], 1, own, classes)[0][:, 0]
+            result[rows] = self.compared.search(queries[rows], 1, own, classes)[0][:, 0]
         else:
             result[rows] = self.index.measure_to_others(self.entries, queries[rows], own)
         return result
@@ -462,6 +478,8 @@ class Gallery:
         saved = self._saved
         if saved is None or saved.about["format"] < 6 or saved.about["index"] is None:
             return None
+        if self.prototypes:
+            return None  # few means are compared, and all at once
         if not self._index_is_open:
             self._index_is_open = True
             self._index = open_index(saved.folder, saved.about, self.embeddings.shape[1])
@@ -489,6 +507,8 @@ class Gallery:
         ValueError
             If the gallery is not saved as it is, has too few entries, or faiss is not installed.
         """
+        if self.prototypes:
+            raise ValueError("a gallery of prototypes compares with few means: it needs no index")
         saved = self._saved
         if saved is None or self.needs_saving:
             raise ValueError("save the gallery before its index is built: gallery.save(folder)")
@@ -567,7 +587,7 @@ class Gallery:
         if len(labels) != len(embeddings):
             raise ValueError(f"{len(labels)} labels for {len(embeddings)} embeddings")
         self._check_not_empty()
-        return self.entries.compare(embeddings, labels)
+        return self.compared.compare(embeddings, labels)
 
     def compare_entries(self) -> Comparison:
         """Compare each entry with those of all other images (leave-one-out).
@@ -576,6 +596,8 @@ class Gallery:
         strangers are simulated.
         """
         self._check_not_empty()
+        if self.prototypes:
+            return compare_with_other_means(self.entries, self.compared)
         return self.entries.compare_with_others()
 
     def open_set(
@@ -688,9 +710,14 @@ class Gallery:
         if self.trials and self.trials.rest_on_entries and self.trials.are_current:
             distances = self.trials.stranger_distances
         else:
-            distances = self.entries.measure_to_other_classes()
+            distances = self._measure_to_other_classes()
         distances = distances[np.isfinite(distances)]  # of one class alone all are infinite
         return float((distances <= self.threshold).mean()) if len(distances) else None
+
+    def _measure_to_other_classes(self) -> np.ndarray:
+        if self.prototypes:
+            return self.compare_entries().distances_to_other_classes
+        return self.entries.measure_to_other_classes()
 
     def _check_not_collapsed(self) -> None:
         spread = squared_norms(np.ptp(self.embeddings, axis=0)[None])[0]
@@ -729,6 +756,7 @@ class Gallery:
         about = {
             "threshold": self.threshold,
             "policy": self.policy,
+            "prototypes": self.prototypes,
             "model_weights_sha256": self.model_weights_sha256,
         }
         arrays, flags = {}, None
@@ -831,7 +859,8 @@ class Gallery:
             saved = storage.Saved.of(folder, about)
             arrays, trials = storage.read_entries(folder, about)
             storage.check_hash(folder / about["model"], about.get("model_sha256"))
-            gallery = cls(load_model(folder / about["model"]))
+            prototypes = about["format"] >= 6 and about["prototypes"]
+            gallery = cls(load_model(folder / about["model"]), prototypes)
             if (dim := gallery.embeddings.shape[1]) != about["embedding_size"]:
                 raise ValueError(
                     f"the model gives {dim} numbers, not {about['embedding_size']}: restore its "
@@ -858,7 +887,7 @@ class Gallery:
         if trials:
             gallery.trials = Trials(**trials, **about["trials"])
         # the first query needs these: it is then as fast as the later ones
-        _ = gallery.entries.norms, gallery.entries.classes, gallery.why_no_probability()
+        _ = gallery.compared.norms, gallery.compared.classes, gallery.why_no_probability()
         return gallery
 
 

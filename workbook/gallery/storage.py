@@ -31,7 +31,7 @@ from workbook.support.text import printable
 
 # Of what is written now. Format 1 had no policy, 2 no hash of the model's file, 3 neither the
 # images' hashes nor a mark at the entries that were added by hand, 4 no trials, and 5 all arrays
-# in one file.
+# in one file, and no prototypes.
 FORMAT = 6
 ARRAYS = {  # name: since which format, how many dimensions, NumPy's kind
     "embeddings": (1, 2, "f"),
@@ -78,11 +78,12 @@ def _interval(value: Any) -> bool:
 
 
 _HASH = _text("[0-9a-f]{64}")
-POLICY = {  # what `choose_policy` in threshold.py notes; up to format 4 without what may be null
+POLICY = {  # what `choose_policy` in threshold.py notes; earlier formats lack what may be null
     "threshold": _number,
     "strangers_let_in_at_most": _or_none(_number),
     "known_refused_at_most": _or_none(_number),
     "strangers": _count,
+    "stranger_classes": _or_none(_count),
     "strangers_simulated": _truth,
     "strangers_let_in": _number,
     "strangers_let_in_95": _or_none(_interval),
@@ -123,6 +124,7 @@ CONTENT = {  # key of gallery.json: since which format, and what it may be
     "model_sha256": (3, _HASH),
     "trials": (5, _or_none(_has(FLAGS))),  # its arrays are in the state
     "parts": (6, _parts),
+    "prototypes": (6, _truth),
     "state": (6, _text(r"state-[0-9a-f]{16}\.npz")),
     "state_sha256": (6, _HASH),
     "index": (6, _or_none(_index)),
