@@ -1,13 +1,14 @@
 """What the gallery of a small folder of one's own reaches on new images: results/own_folders.json.
 
-usage: python -m tools.own_folders [DATA_HOME]
+usage: python -m tools.own_folders [DATA_HOME [SEED]]   (another seed than 11 is only printed)
 
 Fifteen folders as somebody may have them are drawn from three sources: photographs of groceries,
 photographs of animals (`caltech_animals` in DATA_HOME where it is, otherwise Caltech 101), and
-drawn toys. Each is evaluated, chosen for and trained on as notebooks 4 and 6 do. Then the gallery
-that is taken home and one of plain features, both of all images of the folder, name the same new
-images; those of the groceries are of the test split, from other visits to the shops. A folder that
-was measured is not measured again, so the command may be interrupted (`runs/own_folders`).
+drawn toys. Each is evaluated, chosen for and trained on as notebooks 4 and 6 do. Then galleries of
+all images of the folder name the same new images: that of plain features, with every image and with
+one mean per class, that of equal parts, and the one that is taken home. The new images of groceries
+are of the test split, from other visits to the shops. A folder that was measured is not measured
+again, so the command may be interrupted (`runs/own_folders`).
 """
 
 import json
@@ -25,10 +26,10 @@ from workbook.data.images import load_from_config, load_images
 from workbook.data.toys import render_toy
 from workbook.evaluation.retrieval import bootstrap_interval
 from workbook.gallery.gallery import Gallery
-from workbook.models.mixture import build_mixture, build_plain_model
+from workbook.models.mixture import build_mixture
 from workbook.settings import read_config
 from workbook.support.atomic_files import atomic_file
-from workbook.training.delivery import choose_weight, train_on_everything
+from workbook.training.delivery import USUAL, choose_weight, train_on_everything
 from workbook.training.recipes import choose_recipe
 from workbook.training.trainer import Trainer, plain_features
 
@@ -36,6 +37,7 @@ SOURCES = ("grocery", "animals", "toys")
 SHAPES = ((12, 5), (20, 5), (5, 10), (20, 10), (5, 30))  # classes, images of each
 SEED = 11  # the usual weight was chosen on folders of other seeds
 FRESH = 20  # new images of each class, at most
+PROTOTYPES = "plain, one mean per class"
 TOYS = 400  # classes of toys to draw from
 
 # class -> its images, and the new ones where they are not to be taken from the same
@@ -62,9 +64,9 @@ def list_pool(source: str, data_home: Path) -> Pool:
     return pool
 
 
-def draw_folder(pool: Pool, folder: Path, classes: int, images: int) -> None:
+def draw_folder(pool: Pool, folder: Path, classes: int, images: int, seed: int = SEED) -> None:
     """Write `folder`/own/<class> and `folder`/new/<class> with images drawn from a pool."""
-    rng = np.random.default_rng([SEED, classes, images])
+    rng = np.random.default_rng([seed, classes, images])
     enough = {name: (own, new) for name, (own, new) in pool.items() if len(own) >= images + 4}
     for name in rng.permutation(sorted(enough))[:classes]:
         own, new = enough[name]
@@ -73,13 +75,13 @@ def draw_folder(pool: Pool, folder: Path, classes: int, images: int) -> None:
         for kind, chosen in (("own", own[:images]), ("new", new[:FRESH])):
             (folder / kind / name).mkdir(parents=True)
             for path in chosen:
-                write_image(path, name, folder / kind / name)
+                write_image(path, name, folder / kind / name, seed)
 
 
-def write_image(path: str, class_name: str, folder: Path) -> None:
+def write_image(path: str, class_name: str, folder: Path, seed: int) -> None:
     """Copy an image; or draw it, where its path is the number of a photograph of a toy."""
     if path.isdecimal():
-        toy, _ = render_toy(int(class_name.split()[1]), int(path), 224, SEED)
+        toy, _ = render_toy(int(class_name.split()[1]), int(path), 224, seed)
         Image.fromarray(toy).save(folder / f"{path}.png")
     else:
         shutil.copy(path, folder)
@@ -93,19 +95,21 @@ def measure(folder: Path) -> dict:
     trainer = Trainer(config, choose_recipe(config), data)
     trainer.fit()
     choice = choose_weight(plain_features(config, data), trainer.embed(), data)
-    last = train_on_everything(config, data) if choice.weight else trainer.embedding
+    last = train_on_everything(config, data)
     seconds = time.perf_counter() - start
     new = sorted((folder / "new").glob("*/*"))
     labels = [path.parent.name for path in new]
-    models = {
-        "plain": build_plain_model(config),
-        "delivered": build_mixture(config, last, choice.weight),
-    }
-    right = {}
-    for name, model in models.items():
-        gallery = Gallery(model)
+    named = {}
+    for weight in {0.0, USUAL, choice.weight}:
+        gallery = Gallery(build_mixture(config, last, weight))
         gallery.add_dataset(data, gallery.embed_images(list(data.images))[0])
-        right[name] = gallery.compare(gallery.embed_images(new)[0], labels).is_right
+        vectors, _ = gallery.embed_images(new)
+        named[weight] = gallery.compare(vectors, labels).is_right
+        if not weight:
+            gallery.prototypes = True
+            means = gallery.compare(vectors, labels).is_right
+    right = {"plain": named[0.0], PROTOTYPES: means, "equal parts": named[USUAL]}
+    right["delivered"] = named[choice.weight]
     gain = right["delivered"].astype(float) - right["plain"]
     held_out = {
         name: float(np.mean(choice.answers[weight]["unseen"]))
@@ -125,7 +129,7 @@ def measure(folder: Path) -> dict:
     }
 
 
-def measure_all(data_home: Path, cache: Path) -> Iterator[tuple[str, dict]]:
+def measure_all(data_home: Path, cache: Path, seed: int = SEED) -> Iterator[tuple[str, dict]]:
     """Yield the name and the measures of each folder; from the cache where they are there."""
     for classes, images in SHAPES:
         for source in SOURCES:
@@ -134,7 +138,7 @@ def measure_all(data_home: Path, cache: Path) -> Iterator[tuple[str, dict]]:
             if not file.exists():
                 folder = cache / name
                 shutil.rmtree(folder, ignore_errors=True)  # of a command that was interrupted
-                draw_folder(list_pool(source, data_home), folder, classes, images)
+                draw_folder(list_pool(source, data_home), folder, classes, images, seed)
                 found = measure(folder)
                 shutil.rmtree(folder)
                 with atomic_file(file) as part:
@@ -155,16 +159,22 @@ def describe(name: str, found: dict) -> str:
 
 if __name__ == "__main__":
     home = Path(sys.argv[1]) if sys.argv[1:] else ROOT / "data"
+    chosen_seed = int(sys.argv[2]) if sys.argv[2:] else SEED
     rows = {}
-    cache_folder = ROOT / "runs/own_folders"
+    cache_folder = ROOT / f"runs/own_folders/{chosen_seed}"
     cache_folder.mkdir(parents=True, exist_ok=True)
-    for folder_name, row in measure_all(home.resolve(), cache_folder):
+    for folder_name, row in measure_all(home.resolve(), cache_folder, chosen_seed):
         rows[folder_name] = row
         print(describe(folder_name, row), flush=True)
     for source_name in SOURCES:
-        gains = [row["gain"] for name, row in rows.items() if name.startswith(source_name)]
-        print(f"{source_name:16}mean gain {np.mean(gains):+.3f}, worst {min(gains):+.3f}")
+        of_source = [row for name, row in rows.items() if name.startswith(source_name)]
+        for name in (PROTOTYPES, "equal parts", "delivered"):
+            gains = [row[name] - row["plain"] for row in of_source]
+            print(
+                f"{source_name:10}{name:28}mean gain {np.mean(gains):+.3f}, worst {min(gains):+.3f}"
+            )
     worst = min(rows, key=lambda name: rows[name]["gain"])
     print(f"worst folder: {describe(worst, rows[worst])}")
-    result = ROOT / "results/own_folders.json"
-    result.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
+    if chosen_seed == SEED:
+        result = ROOT / "results/own_folders.json"
+        result.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")

@@ -39,7 +39,7 @@ def misleading(data):
 def test_plain_features_are_taken_where_training_did_not_help(data):
     choice = choose_weight(vectors(data, 0.3), misleading(data), data)
     assert choice.weight == 0
-    assert "training did not help" in choice.describe(trained_anew=True)
+    assert "the gallery holds the plain features" in choice.describe(trained_anew=True)
     assert "plain features" in choice.describe(trained_anew=True).splitlines()[0]
 
 
@@ -66,6 +66,39 @@ def test_few_held_out_images_choose_nothing(data, kept):
     assert choice.weight == USUAL and "too few" in choice.reason
     last = choice.describe(trained_anew=True).splitlines()[-1]
     assert ("none could be held out" in last) == (kept == 0)
+
+
+@pytest.fixture
+def few(data):
+    """Five classes, so that none is held out: 45 training, 20 validation and 15 test images."""
+    rows = np.flatnonzero(data.labels < 5)
+    return replace(
+        data, labels=data.labels[rows], splits=data.splits[rows], images=data.images[rows]
+    )
+
+
+def leaning(data, rows):
+    """Vectors on the axis of the class; those of `rows` lean to the axis of the next class."""
+    points = np.eye(CLASSES)[data.labels]
+    points[rows] = 0.6 * points[rows] + 0.8 * np.eye(CLASSES)[data.labels[rows] + 1]
+    return np.float32(points)
+
+
+@pytest.mark.parametrize(("wrong", "weight"), [(0, 0.0), (3, 0.0), (4, USUAL)])
+def test_with_few_classes_plain_features_must_leave_room(few, wrong, weight):
+    """3 of 65 are 0.046 ± 0.026 and 4 of 65 are 0.062 ± 0.030: above two standard errors."""
+    rows = few.where("train", "validation")[::16][:wrong]  # far apart, of different classes
+    choice = choose_weight(leaning(few, rows), leaning(few, []), few)
+    assert choice.weight == weight
+    assert f"{wrong} of 65 images are closest to one of another class" in choice.reason
+    assert ("leaves room to gain" in choice.reason) == bool(weight)
+    said = choice.describe(trained_anew=True).splitlines()
+    assert said[0].startswith(f"taken home: {delivery.name_weight(weight)} (below 8 classes")
+    assert "the gallery holds the plain features" in said[-1] or weight
+
+
+def test_with_few_classes_test_images_have_no_say_either(few):
+    assert choose_weight(leaning(few, few.where("test")), leaning(few, []), few).weight == 0
 
 
 def test_test_images_have_no_say(data):

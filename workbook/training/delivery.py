@@ -13,18 +13,26 @@ interpolated instead, because a pretrained backbone has no embedding head to int
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from workbook.data.images import ImageDataset
-from workbook.evaluation.retrieval import split_neighbors
+from workbook.data.splits import MIN_DIVIDED
+from workbook.evaluation.retrieval import nearest_neighbors, split_neighbors
 from workbook.models.mixture import mix_vectors
 from workbook.support.config import Config
 from workbook.support.tensorflow_start import keras
 from workbook.training.recipes import choose_recipe
 from workbook.training.trainer import Trainer, load_trained
 
-WEIGHTS = (0.0, 0.3, 0.5, 0.7, 1.0)  # of the trained embedding: 0 is plain, 1 is trained alone
+WEIGHTS: tuple[float, ...] = (
+    0.0,
+    0.3,
+    0.5,
+    0.7,
+    1.0,
+)  # of the trained embedding: 0 is plain, 1 is trained alone
 USUAL = 0.5  # names most new images, and refuses fewest, on the folders that it was chosen on
 ENOUGH = 50  # held-out images from which on they may overrule the usual weight
 PARTS = {"validation": "validation images", "unseen": "held-out classes"}  # which judge
@@ -56,7 +64,7 @@ class Choice:
                 plain, chosen = (self.answers[w][part].mean() for w in (0.0, self.weight))
                 lines.append(f"  {what}: closest image right {plain:.3f} plain, {chosen:.3f} here")
         if not self.weight:
-            lines.append("  training did not help here, so the gallery holds the plain features")
+            lines.append("  so the gallery holds the plain features, without a training")
         elif trained_anew and self.answers[self.weight]:
             lines.append("  so evaluated before its last training, which was on all images")
         elif trained_anew:
@@ -78,6 +86,13 @@ def choose_weight(plain: np.ndarray, trained: np.ndarray, data: ImageDataset) ->
     difference, and there are enough images to tell. Photographs of a folder were often taken
     together, so a validation image has a near twin in training and hardly tells embeddings apart.
 
+    Below `MIN_DIVIDED` classes no class can be held out, and plain features mostly leave nothing to
+    gain. There the usual mixture is taken only if they do: if, of the images with which the folder
+    is trained and validated, each compared with the others, they name more wrong than two standard
+    errors, so that an embedding that names all would be better for certain. On folders of five
+    classes with at most two such mistakes, the mixture changed the share of new images that were
+    named rightly by -0.05 to +0.03; with four and eight of them it gained 0.02 and 0.11.
+
     Parameters
     ----------
     plain, trained : (n, c) and (n, d), of the dataset's images, by the plain features and by the
@@ -93,19 +108,37 @@ def choose_weight(plain: np.ndarray, trained: np.ndarray, data: ImageDataset) ->
             if len(asked)
         }
     right = {w: np.concatenate([np.empty(0), *parts.values()]) for w, parts in answers.items()}
+    if len(np.unique(data.labels)) < MIN_DIVIDED:
+        return _choose_for_few_classes(plain, data, answers)
     count = len(right[USUAL])
     if count < ENOUGH:
         reason = f"the usual mixture, as {count} held-out images are too few to choose by"
         return Choice(USUAL, answers, reason)
     gains = {weight: right[weight] - right[USUAL] for weight in WEIGHTS}
-    errors = {w: gain.std(ddof=1) / np.sqrt(count) for w, gain in gains.items()}
     best = max(WEIGHTS, key=lambda weight: (gains[weight].mean(), -weight))  # ties: less trained
-    gain, error = gains[best].mean(), errors[best]
+    gain, error = gains[best].mean(), _standard_error(gains[best])
     if gain <= 2 * error:
         reason = f"none is better by more than two standard errors on {count} held-out images"
         return Choice(USUAL, answers, reason)
     reason = f"better than the usual mixture by {gain:.3f} ± {error:.3f} on {count} held-out images"
     return Choice(best, answers, reason)
+
+
+def _choose_for_few_classes(plain: np.ndarray, data: ImageDataset, answers: Any) -> Choice:
+    rows = data.where("train", "validation")
+    _, nearest = nearest_neighbors(plain[rows])
+    wrong = data.labels[rows] != data.labels[rows[nearest[:, 0]]]
+    leaves_room = wrong.mean() > 2 * _standard_error(wrong)
+    reason = (
+        f"below {MIN_DIVIDED} classes: by plain features {wrong.sum()} of {len(rows)} images are "
+        f"closest to one of another class, which leaves {'room' if leaves_room else 'too little'} "
+        "to gain"
+    )
+    return Choice(USUAL if leaves_room else 0.0, answers, reason)
+
+
+def _standard_error(values: np.ndarray) -> float:
+    return float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
 def train_on_everything(config: Config, data: ImageDataset) -> keras.Model:
