@@ -2,9 +2,11 @@
 
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cache
+from pathlib import Path, PurePath
 
 from workbook.data.folder_names import is_hidden
 from workbook.data.report import explain_os_error, report_entry
@@ -100,8 +102,7 @@ def walk_files(
 
     def leads_back(path: str | Path) -> bool:
         real = os.path.realpath(path)
-        known = any(place == real or place.startswith(real + os.sep) for place in walked)
-        if known and os.path.islink(path):
+        if os.path.islink(path) and any(is_within(place, real) for place in walked):
             remedy = "delete the link, or put the images themselves here"
             reason = "a link to a folder that is read already"
             files.problems.append(report_entry(path, reason, remedy))
@@ -128,31 +129,24 @@ def walk_files(
 def find_links_out(paths: list[str], top: Path) -> dict[str, int]:
     """Return {link that leads out of `top`: how many of these files come by it}, in order."""
     inside = os.path.realpath(top)
-    link_of_place: dict[str, str | None] = {}
-    counts: dict[str, int] = {}
 
-    def leads_out(path: str) -> bool:
-        real = os.path.realpath(path)
-        return real != inside and not real.startswith(os.path.join(inside, ""))
+    def leads_out(path: str) -> str | None:
+        is_out = os.path.islink(path) and not is_within(os.path.realpath(path), inside)
+        return path if is_out else None
 
-    def first_link_out(place: str) -> str | None:
-        """The outermost link between `top` and a folder that leads out."""
-        if not leads_out(place):
+    @cache
+    def find_outermost(place: str) -> str | None:
+        if len(place) <= len(str(top)):
             return None
-        outer = [p for p in map(str, Path(place).parents) if len(p) > len(str(top))]
-        links = (p for p in [*reversed(outer), place] if os.path.islink(p) and leads_out(p))
-        return next(links, place)
+        return find_outermost(os.path.dirname(place)) or leads_out(place)
 
-    for path in paths:
-        place = os.path.dirname(path)
-        if place not in link_of_place:
-            link_of_place[place] = first_link_out(place)
-        link = link_of_place[place]
-        if link is None and os.path.islink(path) and leads_out(path):
-            link = path
-        if link is not None:
-            counts[link] = counts.get(link, 0) + 1
-    return counts
+    counts = Counter(find_outermost(os.path.dirname(path)) or leads_out(path) for path in paths)
+    return {link: count for link, count in counts.items() if link}
+
+
+def is_within(inner: str, outer: str) -> bool:
+    """Tell whether one real path is another, or lies below it."""
+    return PurePath(inner).is_relative_to(outer)
 
 
 def _raise_with_remedy(error: OSError) -> None:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from workbook.data.file_walk import (
     find_links_out,
+    is_within,
     list_children,
     list_image_files,
     list_subfolders,
@@ -152,7 +153,7 @@ def _find_inner_folder(outer: Path, any_name: bool = False) -> tuple[Path, list[
 
 def _leads_back(inner: Path, outer: Path) -> bool:
     """Tell whether `inner` is a link to `outer`, or to a folder around it."""
-    return Path(os.path.realpath(outer)).is_relative_to(os.path.realpath(inner))
+    return is_within(os.path.realpath(outer), os.path.realpath(inner))
 
 
 def _find_class_level(part: Path) -> Path:

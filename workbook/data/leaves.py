@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-from workbook.data.file_walk import look_into
+from workbook.data.file_walk import is_within, look_into
 from workbook.data.folder_names import is_filler
 
 
@@ -38,7 +38,7 @@ def find_leaves(folder: Path, top: Path) -> Leaves:
         for child in look_into(group):
             if child.is_symlink():
                 real = os.path.realpath(child)
-                if _is_within(real, inside) or _is_within(inside, real) or real in linked:
+                if is_within(real, inside) or is_within(inside, real) or real in linked:
                     leaves.links_back.append(child)
                     continue
                 linked.add(real)
@@ -69,10 +69,6 @@ def _is_class(folder: Path) -> bool:
     if len(children) == 1 and is_filler(children[0].name):
         return not children[0].is_symlink() and not look_into(children[0])
     return not children
-
-
-def _is_within(inner: str, outer: str) -> bool:
-    return PurePath(inner).is_relative_to(outer)
 
 
 def _compose(path: PurePath) -> tuple[str, ...]:
