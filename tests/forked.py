@@ -106,6 +106,7 @@ def serve():
     server.listen()
     parent = os.getppid()
     signal.signal(signal.SIGCHLD, bury)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for pytest, which ends it then
     print("ready", flush=True)
     while os.getppid() == parent:  # a killed pytest leaves no server behind
         if not select.select([server], [], [], 5)[0]:
@@ -146,6 +147,7 @@ def watch(connection):
     child = os.fork()
     if not child:
         connection.close()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         for number, file in enumerate(files):
             os.dup2(file, number)
         run(words, cwd, env)
