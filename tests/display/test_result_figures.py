@@ -234,3 +234,20 @@ def test_snapshots_of_one_point_or_without_pairs_are_refused():
         result_figures.plot_snapshots({0: vectors, 1: np.ones((4, 3))}, [0, 0, 1, 1])
     with pytest.raises(ValueError, match="no triplet exists"):
         result_figures.plot_snapshots({0: vectors}, [0, 1, 2, 3])
+
+
+def test_the_parts_of_a_step_stand_end_to_end_in_one_bar_for_each_precision():
+    seconds = {
+        "float32": {"gather": 0.1, "forward": 0.3},
+        "bfloat16": {"gather": 0.1, "forward": -0.01},
+    }
+    rows = [
+        {"precision": precision, "part": part, "seconds": str(value)}
+        for precision, parts in seconds.items()
+        for part, value in parts.items()
+    ]
+    axis = result_figures.plot_step_parts(rows).axes[0]
+    spans = [[(round(p.get_x()), round(p.get_width())) for p in part] for part in axis.containers]
+    assert spans == [[(0, 100), (0, 100)], [(100, 300), (100, 0)]], "of each part, both bars"
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["float32", "bfloat16"]
+    assert legend_of(axis) == ["gather", "forward"] and outside(axis.figure, axis)

@@ -364,3 +364,26 @@ def plot_snapshots(
     axes[1, 0].set_ylabel("pairs, %")
     axes[1, -1].legend(**BESIDE)
     return figure
+
+
+def plot_step_parts(rows: Sequence[Mapping[str, str]]) -> Figure:
+    """Draw where the time of a training step goes: a bar for each precision.
+
+    Parameters
+    ----------
+    rows : of `results/machine_limit.csv`, each with precision, part and seconds. Parts follow each
+        other in the order in which they come; one below 0, which two medians may give
+        for a short part, is drawn as 0.
+    """
+    precisions = list(dict.fromkeys(row["precision"] for row in rows))
+    ends = dict.fromkeys(precisions, 0.0)
+    figure, axis = plt.subplots(figsize=(8.5, 0.9 + 0.5 * len(ends)), layout="constrained")
+    for part, color in zip(dict.fromkeys(row["part"] for row in rows), PALETTE):
+        of_part = {row["precision"]: row["seconds"] for row in rows if row["part"] == part}
+        widths = [max(0.0, 1000 * float(of_part[precision])) for precision in precisions]
+        axis.barh(precisions, widths, left=list(ends.values()), color=color, label=part)
+        ends = {name: end + width for (name, end), width in zip(ends.items(), widths)}
+    axis.invert_yaxis()
+    axis.set_xlabel("milliseconds")
+    axis.legend(**BESIDE)
+    return figure

@@ -33,7 +33,7 @@ class FusedAdamW(keras.optimizers.AdamW):
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         rate = tf.cast(learning_rate, variable.dtype)
         if self.weight_decay and self._use_weight_decay(variable):
-            variable.assign_sub(variable * (self.weight_decay * rate))
+            variable.assign(variable * (1 - self.weight_decay * rate))
         index = self._get_variable_index(variable)
         step = tf.cast(self.iterations + 1, variable.dtype)
         tf.raw_ops.ResourceApplyAdam(

@@ -8,6 +8,7 @@ import numpy as np
 
 from siamese_utils import SiameseModel
 from workbook.models.backbones import build_from_config
+from workbook.models.batch_norm import fuse_batch_norm
 from workbook.support.config import Config
 from workbook.support.tensorflow_start import keras
 from workbook.training.batches import largest_batch_shape
@@ -117,6 +118,7 @@ class Recipe:
 
         labels : (n,) of the training images; a loss of whole batches needs them.
         """
+        fuse_batch_norm(tail)
         if self.loss:
             return BatchLossModel(tail, self.loss, labels, self.options)
         if self.mining is None:

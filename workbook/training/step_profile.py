@@ -24,7 +24,7 @@ PARTS = ("gather", "backbone tail", "head", "mining and loss", "backward", "opti
 class TrainingStep:
     """A step as the `Trainer` makes it: hard mining in P x K images, AdamW, kept features.
 
-    The features are random, which is as fast as real ones. No learning rate schedule is used.
+    The features are random, which is as fast as real ones.
 
     Parameters
     ----------
@@ -93,7 +93,8 @@ class TrainingStep:
             return model.train_step((images, labels))
 
         parts = [lambda: forward(backbone or tail), lambda: forward(tail), loss, backward, whole]
-        compiled = [tf.function(part, jit_compile=model.jit_compile is True) for part in parts]
+        options = {"jit_compile": model.jit_compile is True, "autograph": False}
+        compiled = [tf.function(part, **options) for part in parts]
         return {name: partial(_wait_for, part) for name, part in zip(PARTS[1:], compiled)}
 
 
