@@ -87,11 +87,11 @@ def choose_weight(plain: np.ndarray, trained: np.ndarray, data: ImageDataset) ->
     together, so a validation image has a near twin in training and hardly tells embeddings apart.
 
     Below `MIN_DIVIDED` classes no class can be held out, and plain features mostly leave nothing to
-    gain. There the usual mixture is taken only if they do: if, of the images with which the folder
-    is trained and validated, each compared with the others, they name more wrong than two standard
-    errors, so that an embedding that names all would be better for certain. On folders of five
-    classes with at most two such mistakes, the mixture changed the share of new images that were
-    named rightly by -0.05 to +0.03; with four and eight of them it gained 0.02 and 0.11.
+    gain. They are kept there unless they leave room: each training and validation image is looked
+    up among the others, and the share of wrong names has to exceed two standard errors. In nine
+    folders of five classes with at most two wrong names, equal parts changed the share of new
+    images that were named rightly by -0.05 to +0.03, and only that loss has a 95 % interval without
+    0. Among five kinds of apples with nine wrong names of 40, they gained 0.11 [0.03, 0.20].
 
     Parameters
     ----------
