@@ -18,7 +18,7 @@ from workbook.data.downloads import DATASETS, File, fetch
 from workbook.data.images import load_images
 from workbook.data.omniglot import (
     MINIMAL,
-    add_turned,
+    add_classes,
     alphabets,
     draw_on_paper,
     draw_trials,
@@ -206,15 +206,23 @@ def test_strange_trials_are_refused(tmp_path, serve, kind):
         load_trials("omniglot", tmp_path)
 
 
-def test_turned_characters_are_classes_of_their_own(tmp_path, serve):
+@pytest.mark.parametrize(("mirrored", "forms"), [(True, 8), (False, 4)])
+def test_turned_and_mirrored_characters_are_classes_of_their_own(tmp_path, serve, mirrored, forms):
     serve([zipped(SETS[0]), zipped(SETS[1]), zipped(TRIALS)])
     data = load_background("omniglot", tmp_path)
-    turned = add_turned(data)
-    assert len(turned.images) == len(turned.labels) == len(turned.paths) == 480
-    assert len(turned.class_names) == len(set(turned.class_names)) == 24
-    assert (turned.images[3 * 120 + 7] == np.rot90(data.images[7], 3)).all()
-    assert turned.labels[3 * 120 + 7] == data.labels[7] + 3 * 6
-    assert alphabets(turned) == alphabets(data)
+    more = add_classes(data, mirrored)
+    assert len(more.images) == len(more.labels) == len(more.paths) == forms * 120
+    assert len(more.class_names) == len(set(more.class_names)) == forms * 6
+    assert (np.bincount(more.labels) == 20).all() and alphabets(more) == alphabets(data)
+    shown = {more.class_names[k]: more.images[more.labels == k] for k in range(forms * 6)}
+    name = data.class_names[2]
+    own = data.images[data.labels == 2]
+    np.testing.assert_array_equal(shown[name], own)
+    np.testing.assert_array_equal(shown[f"{name}, turned by 270 degrees"][7], np.rot90(own[7], 3))
+    if mirrored:
+        np.testing.assert_array_equal(shown[f"{name}, mirrored"][7], np.fliplr(own[7]))
+        twice = shown[f"{name}, mirrored, turned by 90 degrees"][7]
+        np.testing.assert_array_equal(twice, np.rot90(np.fliplr(own[7])))
 
 
 def test_alphabets_are_held_out_whole(tmp_path, serve):

@@ -5,7 +5,7 @@ import pytest
 
 import siamese_utils as su
 from workbook.models.saved_models import load_model, save_model
-from workbook.models.small_cnn import RandomAffine, build_character_embedding
+from workbook.models.small_cnn import CenterInk, RandomAffine, build_character_embedding
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 35, 35, 1)).astype(np.float32)
 
@@ -71,6 +71,67 @@ def dots(*places):
     for row, column in places:
         image[0, row - 1 : row + 2, column - 1 : column + 2] = 255
     return np.repeat(image, 200, axis=0)
+
+
+def measure_ink(images):
+    """The middle of the ink of each image, as (row, column), and its spread around it."""
+    images = np.asarray(images)[..., 0]
+    middles = np.array([find_middle(image) for image in images])
+    rows, columns = np.indices(images.shape[1:])
+    squares = (rows - middles[:, :1, None]) ** 2 + (columns - middles[:, 1:, None]) ** 2
+    return middles, np.sqrt((squares * images).sum((1, 2)) / images.sum((1, 2)))
+
+
+@pytest.mark.parametrize("side", [35, 36])
+@pytest.mark.parametrize("spread", [6.0, 8.0])
+def test_centred_ink_is_in_the_middle_and_of_one_size(side, spread):
+    drawn = np.concatenate(
+        [
+            dots((8, 9), (20, 9), (14, 25))[:1],
+            dots((20, 20), (29, 30))[:1],
+            dots((17, 5), (17, 24))[:1],
+        ]
+    )[:, :side]
+    drawn = np.pad(drawn, ((0, 0), (0, side - 35), (0, side - 35), (0, 0)))
+    middles, spreads = measure_ink(CenterInk(spread)(drawn))
+    np.testing.assert_allclose(middles, (side - 1) / 2, atol=0.15)
+    # where ink is made smaller, interpolation between four pixels leaves some of it out
+    np.testing.assert_allclose(spreads, spread, rtol=0.1)
+    assert np.ptp(measure_ink(drawn)[0]) > 5 and np.ptp(measure_ink(drawn)[1]) > 1
+
+
+def test_centring_keeps_the_shape_of_a_drawing():
+    three = dots((8, 9), (8, 21), (20, 9))[:1]
+    moved = np.roll(three, (5, 4), axis=(1, 2))
+    centred = CenterInk(8.0)(np.concatenate([three, moved]))
+    np.testing.assert_allclose(centred[0], centred[1], atol=1.0)
+    unchanged = np.roll(three, (5, 4), axis=(1, 2))[:, :, :, 0] > 0
+    assert unchanged.sum() == 27, "the second drawing is whole"
+
+
+def test_little_or_no_ink_is_neither_lost_nor_blown_up():
+    dot = dots((30, 4))[:1]
+    middles, spreads = measure_ink(CenterInk(8.0)(dot))
+    np.testing.assert_allclose(middles, 17, atol=0.1)
+    assert spreads[0] <= 2 * measure_ink(dot)[1][0] + 0.5, "the sides are doubled at most"
+    assert not np.asarray(CenterInk()(np.zeros((2, 35, 35, 1)))).any()
+
+
+def test_without_centring_the_ink_stays(embedding):
+    free = build_character_embedding(seed=1, spread=None)
+    assert free.count_params() == embedding.count_params()
+    names = [layer.name for layer in su.split_at_freeze_point(free)[1].layers[1].layers]
+    assert "centering" not in names and "distortion" in names
+    moved = np.roll(dots((12, 12), (12, 20), (22, 14))[:1], 3, axis=2)
+    drawn = np.concatenate([np.roll(moved, -3, axis=2), moved])
+    near, far = su.embed(embedding, drawn), su.embed(free, drawn)
+    assert np.abs(near[0] - near[1]).max() < 0.02 < np.abs(far[0] - far[1]).max()
+
+
+def test_options_of_the_distortion_reach_it():
+    built = build_character_embedding(distortion={"turn": 15.0, "shift": 1.0})
+    layer = su.split_at_freeze_point(built)[1].get_layer("backbone_tail").get_layer("distortion")
+    assert (layer.turn, layer.shift, layer.shear) == (15.0, 1.0, 0.3)
 
 
 def test_a_shift_moves_up_to_its_pixels():

@@ -5,7 +5,7 @@ import pytest
 
 import siamese_utils as su
 from workbook.data.images import ImageDataset
-from workbook.data.omniglot import add_turned
+from workbook.data.omniglot import add_classes
 from workbook.settings import read_config
 from workbook.training.mined_model import MinedSiameseModel
 from workbook.training.one_shot_training import one_shot_recipes, train_on_characters
@@ -55,7 +55,7 @@ def test_every_recipe_trains(config, data, number):
 
 
 def test_training_brings_drawings_of_a_shape_together(config, data):
-    trained = train_on_characters(config, SOFT, add_turned(data), steps=30)
+    trained = train_on_characters(config, SOFT, add_classes(data), steps=30)
     vectors = su.embed(trained.embedding, data.images).reshape(12, 4, -1)
     distances = ((vectors[:, :1] - vectors[:, 1][None]) ** 2).sum(-1)  # to another drawing
     assert (distances.argmin(axis=1) == np.arange(12)).mean() > 0.8
@@ -89,7 +89,7 @@ def test_a_training_that_ended_is_loaded(config, data, ended, no_training):
     assert second[1:] == first[1:]
 
 
-@pytest.mark.parametrize("change", ["seed", "epochs", "steps", "recipe", "data"])
+@pytest.mark.parametrize("change", ["seed", "epochs", "steps", "recipe", "data", "network"])
 def test_another_training_is_not_taken_for_it(config, data, ended, no_training, change):
     if change == "seed":
         config = read_config({}, **SHORT, seed=7)
@@ -97,6 +97,7 @@ def test_another_training_is_not_taken_for_it(config, data, ended, no_training, 
         config = read_config({}, **SHORT | {"epochs": 2})
     recipe = one_shot_recipes()[1] if change == "recipe" else SOFT
     if change == "data":
-        data = add_turned(data)
+        data = add_classes(data)
+    steps, network = 3 if change == "steps" else 2, {"spread": None} if change == "network" else {}
     with pytest.raises(Trains):
-        train_on_characters(config, recipe, data, 3 if change == "steps" else 2, ended[0])
+        train_on_characters(config, recipe, data, steps, ended[0], **network)

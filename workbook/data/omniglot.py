@@ -196,21 +196,28 @@ def keep_alphabets(data: ImageDataset, names: list[str]) -> ImageDataset:
     )
 
 
-def add_turned(data: ImageDataset) -> ImageDataset:
-    """Return a dataset with each image also turned by 90, 180 and 270 degrees.
+def add_classes(data: ImageDataset, mirrored: bool = True) -> ImageDataset:
+    """Return a dataset with each image also mirrored, and all turned by 90, 180 and 270 degrees.
 
-    A turned character is a class of its own, so there are four times as many classes.
+    A mirrored or turned character is a class of its own, so there are eight times as many classes,
+    or four times as many without the mirrored ones. The first of them are the classes of `data`.
     """
-    turns, count = range(4), len(data.class_names)
-    endings = ["", *(f", turned by {90 * turn} degrees" for turn in turns[1:])]
+    forms = {"": data.images}
+    if mirrored:
+        forms[", mirrored"] = data.images[:, :, ::-1]
+    forms |= {
+        f"{ending}, turned by {90 * turn} degrees": np.rot90(images, turn, axes=(1, 2))
+        for turn in (1, 2, 3)
+        for ending, images in forms.items()
+    }
     return replace(
         data,
-        images=np.concatenate([np.rot90(data.images, turn, axes=(1, 2)) for turn in turns]),
-        labels=np.concatenate([data.labels + turn * count for turn in turns]),
-        class_names=[name + ending for ending in endings for name in data.class_names],
-        coarse=data.coarse * 4,
-        paths=data.paths * 4,
-        splits=np.tile(data.splits, 4),
+        images=np.concatenate(list(forms.values())),
+        labels=np.concatenate([data.labels + i * len(data.class_names) for i in range(len(forms))]),
+        class_names=[name + ending for ending in forms for name in data.class_names],
+        coarse=data.coarse * len(forms),
+        paths=data.paths * len(forms),
+        splits=np.tile(data.splits, len(forms)),
     )
 
 

@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -55,6 +55,7 @@ def train_on_characters(
     steps: int,
     folder: Path | None = None,
     plot: LiveLossPlot | None = None,
+    **network: Any,
 ) -> OneShotTraining:
     """Train a new embedding, or load it where the same training has ended before.
 
@@ -66,8 +67,10 @@ def train_on_characters(
     folder : where the embedding is kept; an interrupted training continues there. None keeps
         nothing.
     plot : a live plot of the curves.
+    network : options of `build_character_embedding` that differ from its defaults.
     """
-    embedding = build_character_embedding(data.images.shape[1], config.seed, recipe.normalize)
+    side = data.images.shape[1]
+    embedding = build_character_embedding(side, config.seed, recipe.normalize, **network)
     rows = data.where("train")  # the frozen trunk is empty, so its output is the images themselves
     features = KeptFeatures(data.images, rows, np.empty(0), 1, rows)
     trainer = Trainer(config, recipe, data, features, embedding=embedding, steps=steps)
@@ -79,6 +82,8 @@ def train_on_characters(
         "steps": steps,
         "precision": config.precision,
         "parameters": embedding.count_params(),
+        "layers": [layer.name for layer in trainer.tail.get_layer("backbone_tail").layers],
+        "network": network,
         "recipe": asdict(recipe),
     }
     note = folder and folder / "training.json"
