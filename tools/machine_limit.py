@@ -10,6 +10,7 @@ measured, and a step of the default run's network (64 classes x 2 images). Noteb
 table and the parts. Nothing else should run on the machine.
 """
 
+import contextlib
 import csv
 import os
 import subprocess
@@ -42,9 +43,17 @@ class Peer:
 
     def seconds(self, program: str, precision: str) -> float:
         """Return how long one call of a program takes there."""
-        self.process.stdin.write(f"{program} {precision}\n")
-        self.process.stdin.flush()
-        return float(self.process.stdout.readline())
+        answer = ""
+        with contextlib.suppress(BrokenPipeError):  # it has ended
+            self.process.stdin.write(f"{program} {precision}\n")
+            self.process.stdin.flush()
+            answer = self.process.stdout.readline()
+        if not answer:
+            raise ValueError(
+                "the Python of the peer ended, for the reason above: name one of an environment "
+                "with torch and pytorch-metric-learning, or none"
+            )
+        return float(answer)
 
 
 def measure(python: str | None) -> Iterator[dict[str, object]]:
@@ -103,12 +112,17 @@ def make_row(
     }
 
 
-if __name__ == "__main__":
+def main(python: str | None = None) -> None:
+    """Measure everything, print each row as it comes, and write the table."""
     rows = []
-    for row in measure(sys.argv[1] if len(sys.argv) > 1 else None):
+    for row in measure(python):
         print(*row.values(), flush=True)
         rows.append(row)
     with atomic_file(FILE) as part, open(part, "w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, rows[0])
         table.writeheader()
         table.writerows(rows)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:2])
