@@ -7,6 +7,7 @@ a margin is worth is learned from known images whose answers were checked.
 from collections.abc import Callable
 
 import numpy as np
+from scipy.special import expit
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
@@ -69,4 +70,6 @@ def fit_calibrator(margins: np.ndarray, is_right: np.ndarray) -> Calibrator:
     logistic = LogisticRegression(C=1e6).fit(  # each image counts as right and as wrong, by shares
         np.tile(margins, 2)[:, None], np.repeat([1, 0], n), np.concatenate([share, 1 - share])
     )
-    return lambda values: logistic.predict_proba(np.reshape(values, (-1, 1)))[:, 1]
+    weight, bias = logistic.coef_.item(), logistic.intercept_.item()
+    # predict_proba gives the same, and takes two milliseconds longer for each query
+    return lambda values: expit(weight * np.asarray(values) + bias)
