@@ -163,12 +163,12 @@ def test_the_trained_gallery_names_an_image(place, gallery):
 def test_the_last_lines_of_the_run_say_what_is_taken_home(place, gallery, said_by_run):
     said = said_by_run.splitlines()
     start = next(i for i, text in enumerate(said) if text.startswith("taken home: "))
-    assert "0.5 plain + 0.5 trained (below 8 classes" in said[start]
-    assert "of 60 images are closest to one of another class, which leaves room" in said[start]
+    assert said[start].startswith("taken home: plain features (below 8 classes")
+    assert "0 of 60 images are closest to one of another class" in said[start]
     assert "validation images: closest image right" in said[start + 1]
-    assert said[start + 2 :] == ["  so evaluated before its last training, which was on all images"]
+    assert said[start + 2 :] == ["  so the gallery holds the plain features, without a training"]
     _, tail = su.split_at_freeze_point(Gallery.load(gallery).model)
-    assert {"plain_part", "trained_part"} <= {layer.name for layer in tail.layers}
+    assert tail.count_params() == 0, "an average and a length"
 
 
 def test_images_of_known_classes_are_named_and_strangers_are_unknown(place, gallery):
@@ -177,7 +177,8 @@ def test_images_of_known_classes_are_named_and_strangers_are_unknown(place, gall
     assert len(named) == 20 and sum(named) >= 16, known
     assert all(label in (name, "unknown") for name, label, _ in known), known
     strangers = table(gallery, place / "strangers")
-    assert sum(label == "unknown" for _, label, _ in strangers) >= 6, strangers
+    assert sum(label == "unknown" for _, label, _ in strangers) >= 4, strangers
+    assert "CAUTION: strangers of only 5 classes" in Gallery.load(gallery).describe_threshold()
 
 
 def test_the_threshold_was_chosen_on_images_that_were_no_entries(place, gallery):
