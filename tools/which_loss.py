@@ -28,7 +28,7 @@ from sklearn.preprocessing import normalize
 import siamese_utils as su
 from workbook import ROOT
 from workbook.data.images import ImageDataset, load_from_config
-from workbook.data.omniglot import add_turned, load_background
+from workbook.data.omniglot import add_classes, load_background
 from workbook.display.loss_figures import plot_best_so_far
 from workbook.evaluation.results import paired_difference
 from workbook.evaluation.retrieval import (
@@ -79,7 +79,7 @@ class Contest:
 def load_omniglot(config: Config) -> Contest:
     """Load three sets of alphabets; a small network is trained from random weights."""
     background = load_background("omniglot", config.data_home)
-    data = add_turned(background)
+    data = add_classes(background)
     part = {name: split for split, names in ALPHABETS.items() for name in names}
     of_class = np.array([part.get(alphabet, "train") for alphabet in data.coarse])
     is_turned = np.arange(len(of_class)) >= len(background.class_names)
