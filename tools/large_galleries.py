@@ -1,6 +1,6 @@
 """Measure galleries of 1,000 to 1,000,000 entries: time, memory and, with an index, recall.
 
-    python -m tools.large_galleries                  # all sizes, about 6 minutes on two idle cores
+    python -m tools.large_galleries                  # all sizes
     python -m tools.large_galleries 1000 10000       # these sizes only
 
 The embeddings are drawn: 256 numbers of length 1, in classes of 100 entries. Rows go to
