@@ -132,7 +132,9 @@ def test_the_table_shows_the_tuned_options_both_spreads_and_the_paired_differenc
     assert "0.100         [0.100, 0.100]" in lines[3] and "-0.410" in lines[3]
 
 
-def test_omniglot_is_split_by_alphabets_and_only_those_trained_on_are_turned(monkeypatch):
+def test_omniglot_is_split_by_alphabets_and_only_those_trained_on_are_turned_and_mirrored(
+    monkeypatch,
+):
     coarse = ["Balinese", "Greek", "Sanskrit", "Korean", "Latin"]
     background = make_data(["train"] * 10, np.repeat(np.arange(5), 2), coarse)
     monkeypatch.setattr(which_loss, "load_background", lambda *arguments: background)
@@ -142,7 +144,7 @@ def test_omniglot_is_split_by_alphabets_and_only_those_trained_on_are_turned(mon
     assert of["train"] == {"Greek", "Latin"} and of["test"] == {"Sanskrit"}
     assert of["choice"] == {"Balinese", "Korean"}
     counts = {split: len(data.where(split)) for split in ("train", "choice", "test")}
-    assert counts == {"train": 2 * 2 * 4, "choice": 4, "test": 2}
+    assert counts == {"train": 2 * 2 * 8, "choice": 4, "test": 2}
     np.testing.assert_array_equal(contest.features.rows, data.where("train"))
 
 
@@ -217,7 +219,8 @@ def test_the_command_ends_with_its_table_and_measures_nothing_twice(
         trials = [each for each in lines[:4] if each["loss"] == line["loss"]]
         best = max(trials, key=lambda trial: trial["map@r"])
         assert (line["learning_rate"], line["options"]) == (best["learning_rate"], best["options"])
-    assert (tmp_path / "results/which_loss/omniglot_trials.svg").stat().st_size > 1000
+    for figure in ("omniglot_trials.svg", "omniglot_gradients.png"):
+        assert (tmp_path / "results/which_loss" / figure).stat().st_size > 1000
     monkeypatch.setattr(which_loss, "train", None)
     call(monkeypatch, *options)
     again = capsys.readouterr().out

@@ -29,7 +29,7 @@ import siamese_utils as su
 from workbook import ROOT
 from workbook.data.images import ImageDataset, load_from_config
 from workbook.data.omniglot import add_classes, load_background
-from workbook.display.loss_figures import plot_best_so_far
+from workbook.display.loss_figures import plot_best_so_far, plot_pair_gradients
 from workbook.evaluation.results import paired_difference
 from workbook.evaluation.retrieval import (
     bootstrap_interval,
@@ -44,6 +44,7 @@ from workbook.support.config import Config
 from workbook.support.folder_lock import lock_folder
 from workbook.support.tensorflow_start import keras
 from workbook.training.losses import LOSSES
+from workbook.training.pair_gradients import pair_gradients
 from workbook.training.recipes import Recipe, tuned
 from workbook.training.trainer import KeptFeatures, Trainer, keep_features, plain_features
 
@@ -364,8 +365,22 @@ def main() -> None:
         for loss in LOSSES
     }
     plot_best_so_far(scores).savefig(asked.results / f"{asked.dataset}_trials.svg")
+    draw_gradients(store, asked)
     if asked.full:
         compare_on_all_classes(store, asked.seconds, asked.seeds, asked.data_home)
+
+
+def draw_gradients(store: Store, asked: argparse.Namespace) -> None:
+    """Save a figure of the gradients of each loss, with its best parameters, on a pair."""
+    places = np.linspace(0.05, 3.5, 24)  # squared distances of vectors of length 1
+    d_ap, d_an = (part.ravel() for part in np.meshgrid(places, places))
+    gradients = {}
+    for loss in [name for name in LOSSES if name != "softmax"]:  # whose vectors are not of length 1
+        options = best_trial(store, loss, asked.seconds)["options"]
+        pull, push = pair_gradients(loss, options, d_ap, d_an)
+        gradients[loss] = pull.reshape(24, 24), push.reshape(24, 24)
+    figure = plot_pair_gradients(gradients, places)
+    figure.savefig(asked.results / f"{asked.dataset}_gradients.png")
 
 
 if __name__ == "__main__":

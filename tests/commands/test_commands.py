@@ -51,7 +51,7 @@ def check_command(command):
     else:
         files = [word for word in words[1:] if word.endswith((".txt", ".ipynb", ".py"))]
         files += [f"{w.replace('.', '/')}.py" for w in words[2:3] if w.startswith("tools.")]
-        assert words[1:3] in (["-m", "venv"], ["-m", "pytest"]) or files, command
+        assert words[1:3] in (["-m", "venv"], ["-m", "pytest"], ["-m", "pip"]) or files, command
         assert all((ROOT / file).is_file() for file in files), command
 
 

@@ -1,4 +1,4 @@
-"""Figures that compare losses: the best trial so far, and the gradient on a pair. Notebook 8."""
+"""Figures that compare losses: the best trial so far, and the gradient on a pair."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""The gradient that a loss puts on a pair of images: notebook 8 draws it."""
+"""The gradient that a loss puts on a pair of images; `tools/which_loss.py` draws it."""
 
 from collections.abc import Mapping
 
