@@ -125,7 +125,7 @@ def test_metrics_of_before_are_still_read(tmp_path):
     assert read.metrics == metrics and read.groups == {}
     assert list(results.results_table(read.metrics))[:2] == [
         "recall",
-        f"  {'trained':26}0.500 [0.400, 0.600]",
+        f"  {'trained':30}0.500 [0.400, 0.600]",
     ]
 
 

@@ -192,7 +192,7 @@ def results_table(metrics: Mapping[str, Any]) -> Iterator[str]:
         yield name
         for stage in columns:
             if name in metrics[stage]:
-                yield f"  {stage:26}{format_value(metrics[stage], name)}"
+                yield f"  {stage:30}{format_value(metrics[stage], name)}"
     yield describe_runs(metrics)
 
 
