@@ -30,6 +30,7 @@ def test_the_table_has_each_program_and_part_in_both_precisions(small):
     machine_limit.main()
     rows = list(csv.DictReader(small.read_text("utf-8").splitlines()))
     whole = ["matrix product", "workbook", "workbook, default network"]
+    whole += [f"frozen layers, {size} images" for size in (8, 32, 96)]
     expected = {(p, "whole") for p in whole} | {("workbook", part) for part in PARTS}
     for precision in ("float32", "bfloat16"):
         found = [(r["program"], r["part"]) for r in rows if r["precision"] == precision]

@@ -6,7 +6,8 @@ Measured by turns, in float32 and bfloat16: the product of two 2048 x 2048 matri
 training step of the specified network's trained part on kept features (24 classes x 4 images, hard
 mining, AdamW). Where the Python of an environment with torch and pytorch-metric-learning is named,
 the same step in PyTorch takes its turn, too (`tools/peer.py`). At the end each part of the step is
-measured, and a step of the default run's network (64 classes x 2 images). Notebook 9 shows the
+measured, then the frozen layers in batches of several sizes, and a step of the default run's
+network (64 classes x 2 images). Notebook 9 shows the
 table and the parts. Nothing else should run on the machine.
 """
 
@@ -15,15 +16,16 @@ import csv
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import numpy as np
 
 from workbook import ROOT
-from workbook.evaluation.benchmark import matrix_product, median_by_turns, timed
+from workbook.evaluation.benchmark import count_operations, matrix_product, median_by_turns, timed
 from workbook.settings import read_config
 from workbook.support.atomic_files import atomic_file
+from workbook.support.tensorflow_start import tf
 from workbook.training.step_profile import TrainingStep
 
 FILE = ROOT / "results/machine_limit.csv"
@@ -31,6 +33,7 @@ PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 SPECIFIED = {"backbone": "ResNet50", "weights": "none", "head": "specified", "size": 200}
 DEFAULT = {"backbone": "EfficientNetLite0", "head": "specified", "size": 96}
 SIDE, ROUNDS = 2048, 7
+TRUNK_BATCHES = (8, 32, 96)
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
@@ -81,7 +84,22 @@ def measure(python: str | None) -> Iterator[dict[str, object]]:
     for precision, measured in steps.items():
         for part, seconds in measured.profile(ROUNDS).items():
             yield make_row("workbook", precision, part, seconds)
+    yield from measure_trunk(steps)
     yield from measure_default()
+
+
+def measure_trunk(steps: Mapping[str, TrainingStep]) -> Iterator[dict[str, object]]:
+    """Yield the rows of the specified network's frozen layers, for each size of a batch."""
+    passes = {}
+    for name, step in steps.items():
+        forward = tf.function(partial(step.trunk, training=False))
+        for size in TRUNK_BATCHES:
+            pixels = np.zeros((size, *step.trunk.input_shape[1:]), np.float32)
+            passes[name, size] = partial(forward, tf.constant(pixels))
+    seconds = median_by_turns(passes, ROUNDS)
+    work = count_operations(steps["float32"].trunk) / 1e9
+    for (name, size), each in seconds.items():
+        yield make_row(f"frozen layers, {size} images", name, "whole", each, size, size * work)
 
 
 def measure_default() -> Iterator[dict[str, object]]:

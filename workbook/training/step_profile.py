@@ -34,6 +34,7 @@ class TrainingStep:
 
     Attributes
     ----------
+    trunk : the frozen layers, whose output is computed once per image.
     model : the compiled `MinedSiameseModel`.
     gigaflops : multiplications and additions of a step in convolutions and dense layers, in
         billions: once forward, and twice backward.
@@ -41,7 +42,7 @@ class TrainingStep:
 
     def __init__(self, config: Config, classes: int = 24, images: int = 4, kept: int = 480):
         embedding = build_from_config(config)
-        _, tail = su.split_at_freeze_point(embedding)
+        self.trunk, tail = su.split_at_freeze_point(embedding)
         recipe = replace(tuned(config), mining="hard", optimizer="AdamW", learning_rate=1e-5)
         self.model = recipe.build_model(tail)
         self.model.compile(recipe.make_optimizer(10**6), jit_compile=config.jit_compile)
