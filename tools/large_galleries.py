@@ -13,8 +13,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ import numpy as np
 import psutil
 
 from workbook import ROOT
+from workbook.evaluation.benchmark import timed
 from workbook.support.atomic_files import atomic_file
 
 SIZES = (1_000, 10_000, 100_000, 300_000, 1_000_000)
@@ -48,13 +47,6 @@ def draw_embeddings(count: int, classes: np.ndarray, seed: int) -> np.ndarray:
     return vectors
 
 
-def timed(function: Callable[[], Any]) -> tuple[float, Any]:
-    """Return the seconds that a call takes, and its result."""
-    start = time.perf_counter()
-    result = function()
-    return time.perf_counter() - start, result
-
-
 def make(count: int, folder: str) -> dict[str, float]:
     """Save a gallery of drawn entries; its threshold rests on other images, half of them known."""
     from workbook.gallery.gallery import Gallery
@@ -70,7 +62,7 @@ def make(count: int, folder: str) -> dict[str, float]:
     )
     hashes = np.char.mod("%016x", np.arange(count))
     gallery.add_embeddings(draw_embeddings(count, classes, 1), names, paths, hashes)
-    numbers = np.arange(300) * 7 % (2 * classes[-1] + 2)
+    numbers = np.linspace(0, 2 * classes[-1] + 1, 300).astype(int)  # the second half is unknown
     held_out = draw_embeddings(300, numbers, 2)
     gallery.fit_threshold(held_out, np.char.mod("class %d", numbers))
     return {"save_seconds": timed(lambda: gallery.save(folder))[0]}
