@@ -7,8 +7,8 @@ training step of the specified network's trained part on kept features (24 class
 mining, AdamW). Where the Python of an environment with torch and pytorch-metric-learning is named,
 the same step in PyTorch takes its turn, too (`tools/peer.py`). At the end each part of the step is
 measured, then the frozen layers in batches of several sizes, and a step of the default run's
-network (64 classes x 2 images). Notebook 9 shows the
-table and the parts. Nothing else should run on the machine.
+network (64 classes x 2 images). Notebook 9 shows the table and the parts. Nothing else should run
+on the machine.
 """
 
 import contextlib

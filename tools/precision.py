@@ -12,11 +12,9 @@ weights and see the same batches.
 import csv
 import sys
 
-import numpy as np
-from scipy import stats
-
 from workbook import ROOT
 from workbook.data.images import load_from_config
+from workbook.evaluation.results import paired_difference
 from workbook.settings import read_config
 from workbook.support.atomic_files import atomic_file
 from workbook.support.tensorflow_start import keras
@@ -38,11 +36,11 @@ def train(precision: str, seed: int) -> float:
 
 def compare(rows: list[dict[str, float]], other: str) -> str:
     """Say in a line by how much the precisions differ, with the paired 95 % interval."""
-    gains = np.array([row[other] - row["float32"] for row in rows])
-    half = stats.t.ppf(0.975, len(gains) - 1) * stats.sem(gains)
+    values = ([row[precision] for row in rows] for precision in (other, "float32"))
+    gain = paired_difference(*values)
     return (
-        f"{other} - float32: {gains.mean():+.4f} "
-        f"[{gains.mean() - half:+.4f}, {gains.mean() + half:+.4f}], {len(gains)} seeds"
+        f"{other} - float32: {gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}], "
+        f"{gain.seeds} seeds"
     )
 
 
@@ -56,4 +54,5 @@ if __name__ == "__main__":
         table = csv.DictWriter(file, rows[0])
         table.writeheader()
         table.writerows(rows)
-    print(compare(rows, other), "in", FILE.relative_to(ROOT))
+    compared = f"{compare(rows, other)} in " if count > 1 else ""
+    print(f"{compared}{FILE.relative_to(ROOT)}")

@@ -26,13 +26,8 @@ from workbook.support.tensorflow_start import keras
 from workbook.training.recipes import choose_recipe
 from workbook.training.trainer import Trainer, load_trained
 
-WEIGHTS: tuple[float, ...] = (
-    0.0,
-    0.3,
-    0.5,
-    0.7,
-    1.0,
-)  # of the trained embedding: 0 is plain, 1 is trained alone
+# of the trained embedding: 0 is plain, 1 is trained alone
+WEIGHTS: tuple[float, ...] = (0.0, 0.3, 0.5, 0.7, 1.0)
 USUAL = 0.5  # names most new images, and refuses fewest, on the folders that it was chosen on
 ENOUGH = 50  # held-out images from which on they may overrule the usual weight
 PARTS = {"validation": "validation images", "unseen": "held-out classes"}  # which judge
