@@ -15,12 +15,17 @@ from workbook.support.text import printable_lines
 
 GALLERY = "a folder that `build` or the notebooks wrote"
 IMAGE = "a file, or a folder of images"
+WITH_TENSORFLOW = {
+    "audit", "build", "enroll", "remove", "merge", "index", "identify", "export", "check-gpu"
+}  # fmt: skip
 IMAGES = "a folder with one sub-folder per class, or a table of labels (.csv, .tsv)"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Carry out what was typed; an error is one message without a traceback, and exit code 1."""
     options = build_parser().parse_args(arguments)
+    if options.command in WITH_TENSORFLOW:
+        import workbook.support.tensorflow_start  # noqa: F401 - first of all, so that it is quiet
     try:
         options.carry_out(options)
     except (OSError, ValueError) as error:
@@ -242,7 +247,6 @@ def export_gallery(options: argparse.Namespace) -> None:
 
 
 def check_gpu_here(options: argparse.Namespace) -> None:
-    import workbook.support.tensorflow_start  # noqa: F401 - it starts TensorFlow quietly
     from workbook.commands.check_gpu import check_gpu
 
     sys.exit(check_gpu(options.cpu))

@@ -1,7 +1,10 @@
 """`python -m workbook audit` and tables of labels, as a user types them."""
 
 import os
+import re
 import shutil
+import subprocess
+import sys
 
 import forked
 import numpy as np
@@ -62,7 +65,7 @@ def test_the_audit_finds_what_was_planted_and_changes_nothing(place):
 @pytest.mark.parametrize(
     "words, says",
     [
-        (["nowhere"], "is not one of: toys"),
+        (["nowhere"], "nowhere is not a folder; give one with one sub-folder per class"),
         (["my_images", "page.txt"], "page.txt: give the report a name that ends in .html"),
         (["my_images", "none/page.html"], "there is no folder none; make it"),
         (["my_images", "other.html"], "is not a page that audit wrote, so it is not overwritten"),
@@ -76,6 +79,16 @@ def test_what_cannot_be_done_is_said_before_anything_is_computed(place, monkeypa
         main(["audit", *words])
     assert says in str(error.value.code) and "\n" not in str(error.value.code)
     assert (place / "other.html").read_text() == "<p>mine</p>"
+
+
+@pytest.mark.parametrize("command", [["build", "EfficientNetLite0"], ["audit"]])
+def test_nothing_else_is_printed_where_there_are_no_images(command):
+    images, last = "nowhere.csv", ["gallery"] * (command[0] == "build")
+    command = [sys.executable, "-m", "workbook", *command, images, *last]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    says = f"{images} is not a folder; give one with one sub-folder per class"
+    assert done.returncode == 1 and done.stdout == ""
+    assert re.fullmatch(rf"error: (.*/)?{re.escape(says)}\n", done.stderr)
 
 
 def test_a_gallery_is_built_from_a_table_of_labels(place):

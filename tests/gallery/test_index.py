@@ -63,8 +63,9 @@ def test_in_all_lists_the_index_finds_what_the_exact_search_finds(indexed, monke
     search_all_lists(indexed)
     calls = count_exact(monkeypatch, indexed)
     distances, places = indexed._find_nearest(queries, 5)
-    np.testing.assert_array_equal(places, expected[1])
-    np.testing.assert_allclose(distances, expected[0], rtol=1e-12)
+    np.testing.assert_array_equal(places[:, :5], expected[1])
+    np.testing.assert_allclose(distances[:, :5], expected[0], rtol=1e-12)
+    assert (np.diff(distances) >= 0).all(), "the other candidates follow in their order"
     assert not calls, "the entries were not all compared"
 
 
@@ -74,7 +75,7 @@ def test_the_recall_that_is_shown_is_that_of_other_queries(large):
     queries, _ = draw(1000, seed=2)
     distances, _ = large.index.search(large.entries, queries, 1)
     exact, _ = large.entries.search(queries, 1)
-    recall = (distances <= exact * (1 + 1e-9)).mean()
+    recall = (distances[:, :1] <= exact * (1 + 1e-9)).mean()
     assert measured["recall_at_1"] >= 0.98 and recall == pytest.approx(
         measured["recall_at_1"], abs=0.02
     )
@@ -103,7 +104,7 @@ def test_what_is_added_or_removed_counts_at_once_and_after_a_save(indexed, tmp_p
         assert path not in [entry for _, _, entry in nearest]
         queries, _ = draw(100, seed=4)
         found, expected = indexed._find_nearest(queries, 5), indexed.entries.search(queries, 5)
-        np.testing.assert_array_equal(found[1], expected[1])
+        np.testing.assert_array_equal(found[1][:, :5], expected[1])
         assert indexed.index and edit(tmp_path / "g")["index"]["file"] == index_file
 
 
@@ -116,7 +117,7 @@ def test_where_all_candidates_were_removed_all_entries_are_compared(indexed):
     mask[places] = False  # as many as there are candidates, and more
     gallery._set_entries(gallery.entries.select(mask))
     found, expected = gallery._find_nearest(queries, 5), gallery.entries.search(queries, 5)
-    np.testing.assert_array_equal(found[1], expected[1])
+    np.testing.assert_array_equal(found[1][:, :5], expected[1])
     assert gallery.index is not None
 
 

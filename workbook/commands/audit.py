@@ -6,6 +6,7 @@ python -m workbook audit IMAGES [REPORT.html]
 from pathlib import Path
 
 from workbook.data.downloads import DATASETS
+from workbook.data.folder_layout import require_images
 from workbook.data.images import load_from_config
 from workbook.display.audit_page import TEMPLATE, write_audit_page
 from workbook.evaluation.audit import audit_images
@@ -38,6 +39,8 @@ def audit(images: str, report: str | None = None) -> None:
         that this command did not write; and as `load_images` for the images.
     """
     source = Path(images).expanduser()
+    if images not in DATASETS:
+        require_images(source)
     if report is None:
         place = Path.cwd() / images if images in DATASETS else source.resolve()
         name = place.stem if place.is_file() else place.name

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from siamese_utils import embed
-from workbook.data.folder_layout import list_image_files
+from workbook.data.folder_layout import list_image_files, require_images
 from workbook.data.images import load_images
 from workbook.gallery import storage
 from workbook.gallery.calibration import FEWEST
@@ -60,7 +60,7 @@ def build(model: str, images: str, folder: str, prototypes: bool = False) -> Non
     Raises
     ------
     FileNotFoundError
-        If there is no such model.
+        If there is no such model, folder or table.
     OSError, ValueError
         If the folder cannot be written to, for a label that no class can have, and if entries were
         added by hand to a gallery of another model, so that they cannot be kept.
@@ -72,6 +72,7 @@ def build(model: str, images: str, folder: str, prototypes: bool = False) -> Non
             f"{printable(model)}: no such model; give an embedding.keras that notebook 04 saved, "
             f"or the name of a backbone, such as {LITE}"
         )
+    require_images(source)
     _check_target(Path(folder))
     config = read_config() if is_file else read_config(dataset=str(source), backbone=model)
     plain = None if is_file else build_plain_model(config, train_from=None)

@@ -99,13 +99,24 @@ def read_folder(folder: Path, layout: str = "auto") -> Listing:
     """
     if layout not in LAYOUTS:
         raise ValueError(f"layout={layout!r} is not one of: {' | '.join(LAYOUTS)}")
+    require_folder(folder)
+    listing = Listing(folder)
+    _Reader(listing).read(layout)
+    return listing
+
+
+def require_folder(folder: Path) -> None:
+    """Raise FileNotFoundError unless there is this folder."""
     if not folder.is_dir():
         raise FileNotFoundError(
             f"{printable(folder)} is not a folder; give one with one sub-folder per class"
         )
-    listing = Listing(folder)
-    _Reader(listing).read(layout)
-    return listing
+
+
+def require_images(source: Path) -> None:
+    """Raise FileNotFoundError unless there is this folder, or this table of labels."""
+    if not (is_table(source) and source.is_file()):
+        require_folder(source)
 
 
 def assign_roles(kinds: Collection[str]) -> dict[str, str]:

@@ -434,7 +434,8 @@ class Gallery:
         queries = np.asarray(embeddings, np.float32)
         check_finite(queries)
         compared = self.compared
-        distances, places = self._find_nearest(queries, min(k, len(compared)))
+        k = min(k, len(compared))
+        distances, places = self._find_nearest(queries, k)
         probabilities: list[float | None] = [None] * len(queries)
         if self.why_no_probability() is None:
             to_runner_up = self._measure_to_other_label(queries, distances, places)
@@ -444,7 +445,7 @@ class Gallery:
         for row, probability in enumerate(probabilities):
             nearest = [
                 (str(compared.labels[place]), float(distance), str(compared.paths[place]) or None)
-                for distance, place in zip(distances[row], places[row])
+                for distance, place in zip(distances[row, :k], places[row, :k])
             ]
             label, distance, _ = nearest[0]
             unknown = self.threshold is not None and distance > self.threshold
@@ -452,7 +453,7 @@ class Gallery:
         return matches
 
     def _find_nearest(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return distances and places (n, k) of the nearest entries, by the index if it serves."""
+        """Return distances and places (n, k or more) of the nearest, by the index if it serves."""
         if self.index is None:
             return self.compared.search(queries, k)
         return self.index.search(self.entries, queries, k)
@@ -672,7 +673,8 @@ class Gallery:
             print(
                 f"CAUTION: the threshold {self.threshold:.3f} refuses {refused} of "
                 f"{policy['known']} known images. More training or more images separate the two "
-                "kinds better; a larger strangers_let_in accepts more of both"
+                "kinds better; to accept more of both, give `identify` a larger "
+                "--max-false-accepts, or choose_threshold a larger strangers_let_in"
             )
         return policy
 

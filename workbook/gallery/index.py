@@ -122,7 +122,7 @@ class EntryIndex:
     def search(
         self, entries: Entries, queries: np.ndarray, k: int, candidates: int = CANDIDATES
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Find the k nearest entries, which may miss some; the distances are exact.
+        """Find the k nearest entries, which may miss some, and others; the distances are exact.
 
         Parameters
         ----------
@@ -136,13 +136,17 @@ class EntryIndex:
         Returns
         -------
         tuple of arrays
-            Squared distances (n, k) float64 and places (n, k), as `nearest_entries` gives them.
+            Squared distances (n, c) float64 and places (n, c), as `nearest_entries` gives them. The
+            first k of each row are the answer. The others are the remaining candidates, among
+            which is often one of another class; infinity and -1 stand where there are no more.
         """
-        distances, found = self._search_lists(entries, queries, k, max(candidates, k))
+        candidates = max(candidates, k)
+        distances, found = self._search_lists(entries, queries, candidates, candidates)
         # Where too many of the candidates were removed since, the answer could lie behind them.
-        few = np.flatnonzero(np.isinf(distances).any(axis=1))
+        few = np.flatnonzero(np.isinf(distances[:, :k]).any(axis=1))
         if len(few):
-            distances[few], found[few] = entries.search(queries[few], k)
+            distances[few], found[few] = np.inf, -1
+            distances[few, :k], found[few, :k] = entries.search(queries[few], k)
         return distances, found
 
     def _search_lists(
