@@ -25,6 +25,7 @@ os.environ.update(  # the kernels that nbval starts inherit these variables
     SIAMESE_RUNS=RUNS.name,  # each process has its own
     SIAMESE_LIVE="0",
     SIAMESE_EPOCHS="1",  # every cell runs; what the published run claims is tested on its outputs
+    SIAMESE_SIZE="64",  # small images take half of the time
     SIAMESE_PRESET="quick",  # where there is a GPU the default is "full", which downloads
 )
 SHARED = Path(__file__).parent.parent / "shared/datasets"  # notebook 7 needs no network then

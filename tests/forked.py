@@ -26,6 +26,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 ADDRESS = "TEST_FORKS"  # the variable that says where the server listens
+INLINE = "module://matplotlib_inline.backend_inline"  # how a notebook shows figures
 NO_TIME = 0.05  # seconds between two looks at a process
 
 
@@ -170,6 +171,10 @@ def run(words, cwd, env):
     os.environ.update(env)
     if "JPY_PARENT_PID" in os.environ:  # a kernel ends when its parent does
         os.environ["JPY_PARENT_PID"] = str(os.getppid())
+    if "ipykernel_launcher" in words:  # it sets this variable, but matplotlib has read it before
+        os.environ["MPLBACKEND"] = INLINE
+    if "MPLBACKEND" in os.environ and "matplotlib" in sys.modules:
+        sys.modules["matplotlib"].rcParams["backend"] = os.environ["MPLBACKEND"]
     random.seed()  # Keras draws its seeds from it
     code = execute(words)
     atexit._run_exitfuncs()

@@ -5,6 +5,7 @@ import json
 
 import nbformat
 import pytest
+from nbclient import NotebookClient
 
 from workbook import ROOT
 from workbook.display.claims import read_claims
@@ -29,6 +30,15 @@ def test_every_claim_of_the_published_run_holds(path):
     assert not [text for text, holds in claims.items() if not holds]
     lessons = path.name[:2] in ("01", "02", "03", "04", "05", "06")
     assert claims or not lessons, "a lesson rests on numbers, so it checks some"
+
+
+def test_a_kernel_of_these_tests_shows_figures():
+    source = "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    NotebookClient(notebook, kernel_name="python3").execute()
+    assert [list(output.data) for output in notebook.cells[0].outputs] == [
+        ["text/plain", "image/png"]
+    ]
 
 
 def test_notebook_3_quotes_what_pretraining_is_worth():
