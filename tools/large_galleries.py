@@ -96,7 +96,7 @@ def measure(count: int, folder: str) -> dict[str, float]:
     pairs = list(zip(found, exact))
     row["recall_of_queries"] = float(np.mean([a.distance == b.distance for a, b in pairs]))
     row["same_label"] = float(np.mean([a.label == b.label for a, b in pairs]))
-    row["same_probability"] = float(np.mean([a.probability == b.probability for a, b in pairs]))
+    row["probability_off"] = max(abs(a.probability - b.probability) for a, b in pairs)
     path = next(Path(folder).glob("index-*"))
     row["index_mb"] = path.stat().st_size / 1e6
     return row
