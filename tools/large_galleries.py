@@ -138,7 +138,7 @@ def main(sizes: list[int]) -> None:
                 row |= json.loads(out.splitlines()[-1])
         rows[size] = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()}
         print(rows[size], flush=True)
-        names = max((list(row) for row in rows.values()), key=len)
+        names = dict.fromkeys(name for each in rows.values() for name in each)
         with atomic_file(TABLE) as part, open(part, "w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, names, restval="", lineterminator="\n")
             writer.writeheader()
