@@ -183,6 +183,15 @@ def dense_parameters(inputs, units):
     return sum(before * after + after for before, after in zip((inputs, *units), units))
 
 
+def closest_label(queries, vectors, labels):
+    return labels[((queries[:, None] - vectors) ** 2).sum(axis=-1).argmin(axis=1)]
+
+
+def two_standard_errors(values):
+    error = 1.96 * values.std() / np.sqrt(len(values))
+    return values.mean() - error, values.mean() + error
+
+
 LOSSES = [
     lambda a, p, n, m: np.maximum(gaps(a, p, n) + m, 0),  # no mean
     lambda a, p, n, m: max(gaps(a, p, n).mean() + m, 0),  # mean too early
@@ -218,8 +227,18 @@ WRONG = {  # (notebook, exercise): plausible wrong answers, or (part of the solu
     ],
     ("04", 3): [("** 2 / (", "/ ("), ("rowvar=False", "rowvar=True")],
     ("05", 1): [recall_that_finds_itself, lambda x, y, k: 0.5, ("[:, :k]", "[:, :1]")],
-    ("05", 2): [lambda q, x, y: y[:1].repeat(len(q)), lambda q, x, y: np.arange(len(q))],
-    ("05", 3): [lambda values: (0, 1), lambda values: (values.min(), values.max())],
+    ("05", 2): [
+        lambda q, x, y: y[:1].repeat(len(q)),
+        lambda q, x, y: np.arange(len(q)),
+        lambda q, x, y: closest_label(q, x, y),
+        lambda q, x, y: closest_label(q, x[::-1], y[::-1]),
+    ],
+    ("05", 3): [
+        lambda values: (0, 1),
+        lambda values: (values.min(), values.max()),
+        two_standard_errors,
+        ("0.025, 0.975", "0.05, 0.95"),
+    ],
     ("10", 1): [
         ("len(group) - 1", "len(group)"),
         ("group.mean()", "np.mean(np.concatenate(groups))"),
@@ -295,7 +314,7 @@ def test_a_number_of_any_library_is_as_good_as_an_array(capsys, convert):
         (
             "    positive = tf.argmin(tf.where(is_positive, distances, np.inf), axis=1)\n"
             "    negative = tf.argmin(tf.where(same, np.inf, distances), axis=1)\n",
-            "These are the right images, but the training cannot run this miner",
+            "not with NumPy, and with output_type=tf.int32 (TypeError)",
         ),
     ],
     ids=["half", "NumPy", "int64"],
@@ -304,6 +323,25 @@ def test_a_miner_that_cannot_train_is_told_so(capsys, answer, says):
     blank = read_exercise("04", 2)[0]
     said = answered(capsys, ("04", 2), blank.replace(MINER, answer))
     assert says in said and said.count("\n") == 1
+
+
+def zones_cut_to_four_letters(d_ap, d_an, margin):
+    zones = np.full(len(d_ap), "easy")
+    zones[d_an < d_ap + margin] = "semi-hard"
+    zones[d_an < d_ap] = "hard"
+    return zones
+
+
+@pytest.mark.parametrize(
+    ("which", "answer", "says"),
+    [
+        (("02", 1), zones_cut_to_four_letters, "NumPy cuts none of them"),
+        (("03", 3), dense_parameters, "each BatchNorm layer trains two numbers per feature"),
+    ],
+    ids=str,
+)
+def test_the_hint_speaks_of_the_mistake(capsys, which, answer, says):
+    assert says in answered(capsys, which, answer)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -34,6 +34,9 @@ def test_the_solution_is_accepted_and_other_answers_get_a_hint(number, capsys):
         (1, "return accepts, rejects", "return rejects, accepts"),
         (2, "<= threshold", "<= 100"),
         (2, "** 2", "** 4"),
+        (2, "*[label] * len(images)", "label"),  # once, not per image
+        (2, "[entries, images]", "[entries, images[:1]]"),
+        (2, "[entries, images]", "[entries, images.mean(axis=0, keepdims=True)]"),
     ],
 )
 def test_a_near_miss_gets_a_hint(number, part, wrong, capsys):
