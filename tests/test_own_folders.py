@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from tools.own_folders import FRESH, describe, draw_folder
+from tools.own_folders import FRESH, describe, describe_promises, draw_folder
 
 
 @pytest.fixture
@@ -35,6 +35,27 @@ def test_new_images_are_none_of_the_folders_own(pool, tmp_path):
     assert separate == {name for name in new if name.startswith("c/")}
 
 
+def test_strangers_are_of_other_classes(pool, tmp_path):
+    draw_folder(pool, tmp_path / "drawn", 2, 10)
+    own, strangers = ({n.split("/")[0] for n in names(tmp_path / "drawn" / kind)}
+                      for kind in ("own", "strangers"))  # fmt: skip
+    assert own | strangers == {"a", "b", "c"} and len(own) == 2
+    assert len(names(tmp_path / "drawn/strangers")) == FRESH
+
+
+def test_a_promise_is_kept_where_the_seen_share_lies_in_its_interval():
+    promise = {"promised": 0.05, "95%": [0.01, 0.1], "seen": 0.08}
+    rows = {
+        "toys 12 x 5": {"promises": {"false accepts": promise}},
+        "toys 5 x 10": {"promises": {}},
+    }
+    rows["toys 20 x 5"] = {"promises": {"false rejects": promise | {"seen": 0.2}}}
+    kept, missed, total = describe_promises(rows)
+    assert kept.startswith("toys 12 x 5") and kept.endswith("seen 0.080")
+    assert "promised 0.050 [0.010, 0.100], seen 0.200  outside" in missed
+    assert total == "1 of 2 seen shares lie in the interval of what was promised"
+
+
 def test_the_same_folder_is_drawn_again(pool, tmp_path):
     for place in ("one", "two"):
         draw_folder(pool, tmp_path / place, 2, 5)
@@ -46,7 +67,7 @@ def test_toys_are_drawn_by_their_numbers(tmp_path):
     pool = {f"toy {i}": ([str(j) for j in range(6)], None) for i in range(3)}
     draw_folder(pool, tmp_path / "toys", 2, 2)
     images = [path.read_bytes() for path in (tmp_path / "toys").rglob("*.png")]
-    assert len(images) == 2 * 6 == len(set(images))
+    assert len(images) == 2 * 6 + 4 == len(set(images)), "four of another toy, too"
 
 
 def test_a_line_of_the_table_shows_both_shares_and_the_paired_interval():

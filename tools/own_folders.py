@@ -6,9 +6,11 @@ Fifteen folders as somebody may have them are drawn from three sources: photogra
 photographs of animals (`caltech_animals` in DATA_HOME where it is, otherwise Caltech 101), and
 drawn toys. Each is evaluated, chosen for and trained on as notebooks 4 and 6 do. Then galleries of
 all images of the folder name the same new images: that of plain features, with every image and with
-one mean per class, that of equal parts, and the one that is taken home. The new images of groceries
-are of the test split, from other visits to the shops. A folder that was measured is not measured
-again, so the command may be interrupted (`runs/own_folders`).
+one mean per class, that of equal parts, and the one that is taken home. Where notebook 6 chooses
+the threshold by cross-fitting, its promises are compared with what happens to the new images and to
+images of other classes of the source. The new images of groceries are of the test split, from other
+visits to the shops. A folder that was measured is not measured again, so the command may be
+interrupted (`runs/own_folders`).
 """
 
 import json
@@ -22,13 +24,15 @@ import numpy as np
 from PIL import Image
 
 from workbook import ROOT
-from workbook.data.images import load_from_config, load_images
+from workbook.data.images import ImageDataset, load_from_config, load_images
 from workbook.data.toys import render_toy
 from workbook.evaluation.retrieval import bootstrap_interval
 from workbook.gallery.gallery import Gallery
 from workbook.models.mixture import build_mixture
 from workbook.settings import read_config
 from workbook.support.atomic_files import atomic_file
+from workbook.support.config import Config
+from workbook.training.cross_fitting import can_cross_fit, cross_fit
 from workbook.training.delivery import USUAL, choose_weight, train_on_everything
 from workbook.training.recipes import choose_recipe
 from workbook.training.trainer import Trainer, plain_features
@@ -37,6 +41,7 @@ SOURCES = ("grocery", "animals", "toys")
 SHAPES = ((12, 5), (20, 5), (5, 10), (20, 10), (5, 30))  # classes, images of each
 SEED = 11  # the usual weight was chosen on folders of other seeds
 FRESH = 20  # new images of each class, at most
+STRANGERS = 10  # classes that the folder does not have, at most
 PROTOTYPES = "plain, one mean per class"
 TOYS = 400  # classes of toys to draw from
 
@@ -65,14 +70,18 @@ def list_pool(source: str, data_home: Path) -> Pool:
 
 
 def draw_folder(pool: Pool, folder: Path, classes: int, images: int, seed: int = SEED) -> None:
-    """Write `folder`/own/<class> and `folder`/new/<class> with images drawn from a pool."""
+    """Write images drawn from a pool: `folder`/own/<class>, `folder`/new/<class>, and new images of
+    other classes, `folder`/strangers/<class>.
+    """
     rng = np.random.default_rng([seed, classes, images])
     enough = {name: (own, new) for name, (own, new) in pool.items() if len(own) >= images + 4}
-    for name in rng.permutation(sorted(enough))[:classes]:
+    names = rng.permutation(sorted(enough))[: classes + STRANGERS]
+    for place, name in enumerate(names):
         own, new = enough[name]
         own = list(rng.permutation(own))
         new = own[images:] if new is None else list(rng.permutation(new))
-        for kind, chosen in (("own", own[:images]), ("new", new[:FRESH])):
+        parts = {"own": own[:images], "new": new[:FRESH]}
+        for kind, chosen in (parts if place < classes else {"strangers": new[:FRESH]}).items():
             (folder / kind / name).mkdir(parents=True)
             for path in chosen:
                 write_image(path, name, folder / kind / name, seed)
@@ -108,6 +117,8 @@ def measure(folder: Path) -> dict:
         if not weight:
             gallery.prototypes = True
             means = gallery.compare(vectors, labels).is_right
+        if weight == choice.weight:
+            promises = measure_promises(gallery, folder, config, data, weight)
     right = {"plain": named[0.0], PROTOTYPES: means, "equal parts": named[USUAL]}
     right["delivered"] = named[choice.weight]
     gain = right["delivered"].astype(float) - right["plain"]
@@ -125,8 +136,40 @@ def measure(folder: Path) -> dict:
         "gain 95%": list(bootstrap_interval(gain)),
         "weight": choice.weight,
         "held-out classes": held_out,
+        "promises": promises,
         "seconds": round(seconds),
     }
+
+
+def measure_promises(
+    gallery: Gallery, folder: Path, config: Config, data: ImageDataset, weight: float
+) -> dict:
+    """Choose the threshold by cross-fitting, and compare each share with that of new images.
+
+    Returns
+    -------
+    dict
+        For "false accepts" and "false rejects": the share that is promised, its 95 % interval, and
+        the share that is seen. Empty where notebook 6 does not cross-fit.
+    """
+    if not can_cross_fit(data):
+        return {}
+    gallery.prototypes, gallery.trials = False, cross_fit(config, data, weight)
+    policy, promises = gallery.choose_threshold(), {}
+    for name, kind, key in (
+        ("false accepts", "strangers", "strangers_let_in"),
+        ("false rejects", "new", "known_refused"),
+    ):
+        paths = sorted((folder / kind).glob("*/*"))
+        if paths:
+            vectors, _ = gallery.embed_images(paths)
+            distances = gallery.compare(vectors, [path.parent.name for path in paths]).distances
+            accepted = float((distances <= gallery.threshold).mean())
+            seen = accepted if kind == "strangers" else 1 - accepted
+            promises[name] = {
+                "promised": policy[key], "95%": policy[f"{key}_95"], "seen": seen
+            }  # fmt: skip
+    return promises
 
 
 def measure_all(data_home: Path, cache: Path, seed: int = SEED) -> Iterator[tuple[str, dict]]:
@@ -157,6 +200,21 @@ def describe(name: str, found: dict) -> str:
     )
 
 
+def describe_promises(rows: dict[str, dict]) -> Iterator[str]:
+    """Yield a line for each promise: the folder, what was promised, and what was seen."""
+    count = kept = 0
+    for name, found in rows.items():
+        for kind, promise in found["promises"].items():
+            low, high = promise["95%"]
+            is_kept = low <= promise["seen"] <= high
+            count, kept = count + 1, kept + is_kept
+            yield (
+                f"{name:16}{kind:14} promised {promise['promised']:.3f} [{low:.3f}, {high:.3f}], "
+                f"seen {promise['seen']:.3f}" + ("" if is_kept else "  outside")
+            )
+    yield f"{kept} of {count} seen shares lie in the interval of what was promised"
+
+
 if __name__ == "__main__":
     home = Path(sys.argv[1]) if sys.argv[1:] else ROOT / "data"
     chosen_seed = int(sys.argv[2]) if sys.argv[2:] else SEED
@@ -175,6 +233,7 @@ if __name__ == "__main__":
             )
     worst = min(rows, key=lambda name: rows[name]["gain"])
     print(f"worst folder: {describe(worst, rows[worst])}")
+    print(*describe_promises(rows), sep="\n")
     if chosen_seed == SEED:
         result = ROOT / "results/own_folders.json"
         result.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
