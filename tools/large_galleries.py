@@ -21,7 +21,7 @@ import psutil
 
 from workbook import ROOT
 from workbook.evaluation.benchmark import timed
-from workbook.support.atomic_files import atomic_file
+from workbook.support.atomic_files import write_rows
 
 SIZES = (1_000, 10_000, 100_000, 300_000, 1_000_000)
 TABLE = ROOT / "results" / "large_galleries.csv"
@@ -138,11 +138,7 @@ def main(sizes: list[int]) -> None:
                 row |= json.loads(out.splitlines()[-1])
         rows[size] = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()}
         print(rows[size], flush=True)
-        names = dict.fromkeys(name for each in rows.values() for name in each)
-        with atomic_file(TABLE) as part, open(part, "w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, names, restval="", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows[size] for size in sorted(rows))
+        write_rows(TABLE, [rows[size] for size in sorted(rows)])
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ on the machine.
 """
 
 import contextlib
-import csv
 import os
 import subprocess
 import sys
@@ -24,7 +23,7 @@ import numpy as np
 from workbook import ROOT
 from workbook.evaluation.benchmark import count_operations, matrix_product, median_by_turns, timed
 from workbook.settings import read_config
-from workbook.support.atomic_files import atomic_file
+from workbook.support.atomic_files import write_rows
 from workbook.support.tensorflow_start import tf
 from workbook.training.step_profile import TrainingStep
 
@@ -136,10 +135,7 @@ def main(python: str | None = None) -> None:
     for row in measure(python):
         print(*row.values(), flush=True)
         rows.append(row)
-    with atomic_file(FILE) as part, open(part, "w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, rows[0])
-        table.writeheader()
-        table.writerows(rows)
+    write_rows(FILE, rows)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,13 @@ images are not looked at. A difference is paired: both trainings of a seed start
 weights and see the same batches.
 """
 
-import csv
 import sys
 
 from workbook import ROOT
 from workbook.data.images import load_from_config
 from workbook.evaluation.results import paired_difference
 from workbook.settings import read_config
-from workbook.support.atomic_files import atomic_file
+from workbook.support.atomic_files import write_rows
 from workbook.support.tensorflow_start import keras
 from workbook.training.recipes import tuned
 from workbook.training.trainer import Trainer
@@ -50,9 +49,6 @@ if __name__ == "__main__":
     rows = []
     for seed in range(42, 42 + count):
         rows.append({"seed": seed} | {p: round(train(p, seed), 4) for p in ("float32", other)})
-    with atomic_file(FILE) as part, open(part, "w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, rows[0])
-        table.writeheader()
-        table.writerows(rows)
+    write_rows(FILE, rows)
     compared = f"{compare(rows, other)} in " if count > 1 else ""
     print(f"{compared}{FILE.relative_to(ROOT)}")

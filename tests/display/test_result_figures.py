@@ -120,22 +120,6 @@ def test_verification_draws_errors_and_keeps_legends_off_the_bars():
     assert min(roc.lines[1].get_ydata()) > roc.get_ylim()[0], "inside the axis"
 
 
-def test_occlusion_has_one_bar_with_every_colour_that_is_drawn():
-    changes = np.zeros((2, 4, 4))
-    changes[0, 1, 2], changes[1, 3, 0] = 0.5, -2
-    images = np.zeros((2, 8, 8, 3), np.uint8)
-    figure = result_figures.plot_occlusion(images, images, changes, ["$a$", "b"], ["c", "d"])
-    figure.canvas.draw()
-    *panels, bar = figure.axes
-    assert len(panels) == 6 and bar.get_ylabel() == "change of the squared distance"
-    maps = [panels[2].images[0], panels[5].images[0]]
-    for one in maps:
-        assert one.get_alpha() is None and one.get_clim() == (-2, 2) == bar.get_ylim()
-    corners = [patch.get_xy() for patch in panels[0].patches]
-    assert corners == [(4, 2)] * 2, "the place of the largest change, in pixels"
-    assert panels[0].get_title() == "$a$" and panels[4].get_title() == "d"
-
-
 def test_strangers_have_their_errors_in_the_legend():
     known, unknown = [0.1, 0.2, 0.3, 0.9], [0.25, 1, 1.1, 1.2, 1.3]
     figure = result_figures.plot_strangers(known, unknown, {"balance": 0.5, "strict": 0.15}, True)
@@ -167,30 +151,6 @@ def test_each_negative_lies_in_the_ring_of_its_zone():
     assert len(legend_of(axis)) == 5 and outside(figure, axis)
 
 
-def test_a_triplet_before_and_after_keeps_its_distances():
-    rng = np.random.default_rng(0)
-    before, after = rng.normal(size=(2, 3, 16))
-    figure = triplet_drawings.draw_triplet_before_after(before, after, margin=0.5)
-    (axis,) = figure.axes
-    arrows = [(text.xyann, text.xy) for text in axis.texts]
-    for points, end in ((before, 0), (after, 1)):
-        p, n = (np.array(arrow[end]) for arrow in arrows)
-        for drawn, true in ((p, points[1] - points[0]), (n, points[2] - points[0]),
-                            (p - n, points[1] - points[2])):  # fmt: skip
-            assert drawn @ drawn == pytest.approx(true @ true)
-    d_ap = ((after[1] - after[0]) ** 2).sum()
-    assert axis.patches[0].radius ** 2 == pytest.approx(d_ap + 0.5)
-    assert any(text.startswith("positive: d(a, p)") for text in legend_of(axis))
-    assert outside(figure, axis)
-
-
-def test_a_triplet_whose_positive_is_the_anchor_is_drawn():
-    points = np.array([[0, 0], [0, 0], [3.0, 4]])
-    figure = triplet_drawings.draw_triplet_before_after(points, points)
-    figure.canvas.draw()
-    assert figure.axes[0].texts[1].xy == pytest.approx((0, 5))
-
-
 def test_a_figure_is_saved_on_white_and_as_svg_where_it_has_no_images(tmp_path):
     from PIL import Image
 
@@ -202,8 +162,9 @@ def test_a_figure_is_saved_on_white_and_as_svg_where_it_has_no_images(tmp_path):
     with Image.open(folder / "rings.png") as image:
         assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
     assert (folder / "rings.svg").exists()
-    images = np.zeros((1, 8, 8, 3), np.uint8)
-    save_figure(result_figures.plot_occlusion(images, images, np.ones((1, 2, 2))), config, "o")
+    with_image, axis = plt.subplots()
+    axis.imshow(np.zeros((8, 8, 3), np.uint8))
+    save_figure(with_image, config, "o")
     assert (folder / "o.png").exists() and not (folder / "o.svg").exists()
 
 

@@ -11,6 +11,7 @@ from workbook.support.atomic_files import (
     publish_folder,
     remove_leftovers,
     temporary_build_folder,
+    write_rows,
 )
 
 
@@ -119,3 +120,8 @@ def test_a_used_file_gets_the_present_time_and_a_missing_one_is_no_error(tmp_pat
     mark_used(path)
     assert path.stat().st_mtime > 10**9
     mark_used(tmp_path / "nowhere")
+
+
+def test_rows_of_different_names_share_a_table(tmp_path):
+    write_rows(tmp_path / "table.csv", [{"a": 1, "b": "x, y"}, {"a": 2, "c": 0.5}])
+    assert (tmp_path / "table.csv").read_bytes() == b'a,b,c\n1,"x, y",\n2,,0.5\n'

@@ -246,52 +246,6 @@ def plot_verification(
     return figure
 
 
-def plot_occlusion(
-    queries: np.ndarray,
-    neighbors: np.ndarray,
-    changes: np.ndarray,
-    query_titles: Sequence[str] | None = None,
-    neighbor_titles: Sequence[str] | None = None,
-) -> Figure:
-    """Draw which part of each query image makes it similar to its closest image.
-
-    Parameters
-    ----------
-    queries, neighbors : (k, h, w, 3), 0..255.
-    changes : (k, parts, parts), how much the squared distance grows when a square around that place
-        is hidden. Positive: the place made the images similar. All maps share one colour bar.
-    query_titles, neighbor_titles : (k,) texts above the images.
-    """
-    count, largest = len(queries), max(float(np.abs(changes).max()), 1e-9)
-    figure, axes = plt.subplots(
-        count, 3, figsize=(8.5, 2.7 * count), layout="constrained", squeeze=False
-    )
-    titles = (query_titles or ["query"] * count, neighbor_titles or ["closest image"] * count)
-    for row, query, neighbor, change, *texts in zip(axes, queries, neighbors, changes, *titles):
-        height, width = query.shape[:2]
-        for axis, image, text in zip(row, (query, neighbor), texts):
-            axis.imshow(np.asarray(image, np.uint8))
-            axis.set_title(text, fontsize=9, parse_math=False)
-        drawn = row[2].imshow(  # opaque: every colour of the map is on the bar
-            change, cmap="PuOr_r", vmin=-largest, vmax=largest, extent=(0, width, height, 0)
-        )
-        row[2].set_title("change when hidden", fontsize=9)
-        y, x = np.unravel_index(np.argmax(change), change.shape)
-        step = height / change.shape[0], width / change.shape[1]
-        for axis in (row[0], row[2]):
-            corner = (x * step[1], y * step[0])
-            axis.add_patch(
-                plt.Rectangle(corner, step[1], step[0], fill=False, edgecolor=BLACK, linewidth=2.5)
-            )
-            axis.add_patch(
-                plt.Rectangle(corner, step[1], step[0], fill=False, edgecolor="white", linewidth=1)
-            )
-    for axis in axes.flat:
-        axis.axis("off")
-    figure.colorbar(drawn, ax=axes[:, 2].tolist(), label="change of the squared distance")
-    return figure
-
-
 def plot_strangers(
     known: ArrayLike,
     unknown: ArrayLike,

@@ -1,14 +1,16 @@
 """Files and folders that are complete or absent: written under another name, renamed at the end."""
 
 import contextlib
+import csv
 import errno
 import os
 import re
 import shutil
 import tempfile
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from workbook.support.text import printable
 
@@ -102,6 +104,15 @@ def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
         ) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_rows(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as a CSV file: a column for each name that any row has, "" where one has none."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    with atomic_file(path) as part, open(part, "w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, names, restval="", lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
 
 
 def check_replaceable(path: Path, beginnings: Collection[bytes], kind: str) -> None:
