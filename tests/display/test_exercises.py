@@ -338,7 +338,7 @@ def zones_cut_to_four_letters(d_ap, d_an, margin):
         (("02", 1), zones_cut_to_four_letters, "NumPy cuts none of them"),
         (("03", 3), dense_parameters, "each BatchNorm layer trains two numbers per feature"),
     ],
-    ids=str,
+    ids=["zones cut to four letters", "dense layers only"],
 )
 def test_the_hint_speaks_of_the_mistake(capsys, which, answer, says):
     assert says in answered(capsys, which, answer)
