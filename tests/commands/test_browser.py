@@ -66,7 +66,7 @@ def lab(workbook, tmp_path_factory):
     environment |= {
         "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
         "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
-        "SIAMESE_DATASET": str(workbook / "small"), "SIAMESE_EPOCHS": "60", "SIAMESE_SIZE": "64",
+        "SIAMESE_DATASET": str(workbook / "small"), "SIAMESE_EPOCHS": "40", "SIAMESE_SIZE": "64",
         "SIAMESE_RUNS": str(workbook / "runs"), "SIAMESE_LIVE": "1", "SIAMESE_PRESET": "quick",
     }  # fmt: skip
     extra = ["--no-browser"] + ["--allow-root"] * (os.name == "posix" and os.geteuid() == 0)
