@@ -70,8 +70,9 @@ def list_pool(source: str, data_home: Path) -> Pool:
 
 
 def draw_folder(pool: Pool, folder: Path, classes: int, images: int, seed: int = SEED) -> None:
-    """Write images drawn from a pool: `folder`/own/<class>, `folder`/new/<class>, and new images of
-    other classes, `folder`/strangers/<class>.
+    """Write `folder`/own/<class>, `folder`/new/<class> and `folder`/strangers/<class> from a pool.
+
+    The strangers are new images of other classes.
     """
     rng = np.random.default_rng([seed, classes, images])
     enough = {name: (own, new) for name, (own, new) in pool.items() if len(own) >= images + 4}

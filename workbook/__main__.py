@@ -15,10 +15,10 @@ from workbook.support.text import printable_lines
 
 GALLERY = "a folder that `build` or the notebooks wrote"
 IMAGE = "a file, or a folder of images"
-WITH_TENSORFLOW = {
+IMAGES = "a folder with one sub-folder per class, or a table of labels (.csv, .tsv)"
+WITH_TENSORFLOW = {  # the commands that load it
     "audit", "build", "enroll", "remove", "merge", "index", "identify", "export", "check-gpu"
 }  # fmt: skip
-IMAGES = "a folder with one sub-folder per class, or a table of labels (.csv, .tsv)"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -29,9 +29,10 @@ from workbook.support.text import printable
 FEWEST = 1_000  # entries; fewer are compared in less time than the index takes to be read
 PAYS_FROM = 200_000  # entries; from here on the user is told of an index
 CANDIDATES = 256  # of each query, which are measured exactly
-# What has to be found where the number of lists is chosen: of the nearest entries, so many that it
-# is 0.99 elsewhere, too; of the nearest ones of another class, on which only the probability rests,
-# fewer, as where one is missed another is found that is hardly farther.
+# The shares that have to be found where the number of lists is chosen. Of the nearest entries,
+# enough that it is 0.99 for other queries, too. Of the nearest entries of another class, fewer:
+# only the probability rests on them, and where one is missed, another is found that is hardly
+# farther.
 GOAL, GOAL_OTHERS = 0.995, 0.95
 LEAST_RECALL = 0.99  # an index below it is warned of
 JUDGES = 500  # entries by which the number of lists is chosen, and as many that judge it
