@@ -93,6 +93,9 @@ def test_what_is_missing_or_in_the_way_is_said_in_a_sentence(place, monkeypatch)
             main(["export", str(place / "my_gallery"), *words])
         return str(stop.value.code)
 
+    (place / "file").touch()
+    end = stopped(str(place / "file" / "new"))
+    assert "nothing can be written into" in end and "choose another place" in end
     (place / "there").mkdir(exist_ok=True)
     assert "there exists: name another folder, or delete it" in stopped(str(place / "there"))
     monkeypatch.setattr("workbook.commands.export.find_spec", lambda package: None)

@@ -77,7 +77,7 @@ def test_all_images_are_answered_and_the_unreadable_counted(saved, folder, tmp_p
 def test_a_folder_is_answered_in_a_table(saved, folder, capsys):
     stopped("identify", saved, folder)  # notes.txt is no image
     table = folder.with_name("images-identified.csv")
-    assert f"7 images, 0 of them unknown, in {table}" in capsys.readouterr().out
+    assert f"6 images, 0 of them unknown, 1 not read, in {table}" in capsys.readouterr().out
     assert table.read_text("utf-8").startswith('"path","label","distance",'), "all is quoted"
     with open(table, encoding="utf-8", newline="") as file:
         rows = {os.path.relpath(row["path"], folder): row for row in csv.DictReader(file)}
@@ -153,7 +153,7 @@ def test_of_the_paths_of_two_cameras_enough_is_kept_to_tell_them_apart(saved, tm
     assert gallery.paths[-2:].tolist() == ["DCIM/IMG_0.png", "cam2/DCIM/IMG_0.png"]
     assert gallery.compare_entries().is_known[-2:].all()
     main(["remove", str(saved), "--image", "DCIM/IMG_0.png"])
-    assert "1 entries removed; the gallery has 7" in capsys.readouterr().out
+    assert "1 entry removed; the gallery has 7" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -188,11 +188,12 @@ def test_a_class_and_an_image_are_removed(saved, folder, tmp_path, capsys):
     copy = tmp_path / "copy.bmp"
     Image.open(folder / "red" / "0 é.png").save(copy)
     main(["remove", str(saved), "--image", str(copy)])
-    assert "1 entries removed; the gallery has 5" in capsys.readouterr().out
+    assert "1 entry removed; the gallery has 5" in capsys.readouterr().out
     assert str(folder / "red" / "0 é.png") not in Gallery.load(saved).paths
     main(["remove", str(saved), "--label", "red"])
     assert Gallery.load(saved).labels.tolist() == ["東京 blue"] * 3
-    assert "no entry has the label red" in stopped("remove", saved, "--label", "red")
+    end = stopped("remove", saved, "--label", "red")
+    assert "no entry has the label red; the classes are: 東京 blue" in end
     assert "no entry has the image" in stopped("remove", saved, "--image", copy)
     assert "absent.png: no such file" in stopped("remove", saved, "--image", "absent.png")
     with pytest.raises(SystemExit):
@@ -229,7 +230,7 @@ def test_galleries_are_merged(saved, gallery, other_model, tmp_path, capsys):
     other.save(tmp_path / "other")
     main(["merge", str(saved), str(tmp_path / "other")])
     out = capsys.readouterr().out
-    assert "2 entries added, 1 were in there already; the gallery has 8" in out
+    assert "2 entries added, already in there: 1; the gallery has 8" in out
     assert Gallery.load(saved).identify(images[1]).nearest[0][0] == "frog"
     Gallery(other_model).save(tmp_path / "another")
     assert "of different models" in stopped("merge", saved, tmp_path / "another")
@@ -391,7 +392,9 @@ def test_k_below_one_is_refused_at_once(saved, folder, nothing_embedded):
         (["build", "embedding.keras", "empty", "g"], "one sub-folder with images per class"),
         (["build", "absent.keras", "images", "g"], "absent.keras: no such"),
         (["build", "embedding.keras", "images", "file"], "file is a file: give a folder"),
+        (["build", "embedding.keras", "images", "file/g"], "file is a file: give a folder"),
         (["remove", "absent", "--label", "x"], "absent is no folder"),
+        (["index", "absent"], "absent is no folder"),
     ],
 )
 def test_command_line_errors_are_one_message(tmp_path, folder, model, monkeypatch, words, message):
@@ -401,6 +404,35 @@ def test_command_line_errors_are_one_message(tmp_path, folder, model, monkeypatc
     Path("file").touch()
     assert message in stopped(*words)
     assert not Path("absent").exists() and not Path("g").exists()
+
+
+def test_no_gallery_is_built_among_other_files(folder, model, tmp_path, nothing_embedded):
+    model.save(tmp_path / "embedding.keras")
+    before = sorted(folder.rglob("*"))
+    end = stopped("build", tmp_path / "embedding.keras", folder, folder)
+    assert f"{folder} is no gallery and holds other files (" in end and "red" in end
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_gallery_in_the_place_of_the_images_is_called_so(saved, model, tmp_path):
+    model.save(tmp_path / "embedding.keras")
+    for words in (
+        ["identify", saved, saved],
+        ["enroll", saved, "new", saved],
+        ["build", tmp_path / "embedding.keras", saved, tmp_path / "new"],
+        ["audit", saved],
+    ):
+        assert f"{saved} is a gallery, which holds no images" in stopped(*words)
+    assert not saved.with_name(f"{saved.name}-identified.csv").exists()
+
+
+def test_without_threshold_or_entries_the_answer_names_no_python(saved, folder, capsys):
+    main(["identify", str(saved), str(folder / "red" / "0 é.png"), "--accept-all"])
+    assert "no image is called unknown, as --accept-all says" in capsys.readouterr().out
+    for label in ("red", "東京 blue"):
+        main(["remove", str(saved), "--label", label])
+    end = stopped("identify", saved, folder / "red" / "0 é.png")
+    assert end == "error: the gallery is empty: enroll images first"
 
 
 def test_a_gallery_is_built_from_a_backbones_name_without_training(tmp_path, monkeypatch, capsys):

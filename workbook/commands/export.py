@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from siamese_utils import embed
+from workbook.gallery import storage
 from workbook.gallery.gallery import Gallery
 from workbook.support.atomic_files import temporary_build_folder
 from workbook.support.tensorflow_start import keras
@@ -56,6 +57,8 @@ def export(folder: str, target: str | None = None, kind: str = "savedmodel") -> 
         raise ValueError(f"{printable(folder)} has no entries: enroll images first")
     # for ONNX, Keras wants a model that was called before
     embed(gallery.model, np.zeros((1, gallery.size, gallery.size, 3), np.float32))
+    existing = next(path for path in place.absolute().parents if path.exists())
+    storage.check_folder_writable(existing)
     with temporary_build_folder(place) as work:
         try:
             gallery.model.export(str(work / file), format=keras_name, verbose=False)

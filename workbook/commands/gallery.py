@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from siamese_utils import embed
-from workbook.data.folder_layout import list_image_files, require_images
+from workbook.data.folder_layout import list_image_files, refuse_gallery, require_images
 from workbook.data.images import load_images
 from workbook.gallery import storage
 from workbook.gallery.calibration import FEWEST
@@ -28,7 +28,7 @@ from workbook.settings import read_config
 from workbook.support.atomic_files import atomic_file, check_replaceable
 from workbook.support.folder_lock import hold_folder
 from workbook.support.tensorflow_start import keras
-from workbook.support.text import normalize_label, printable
+from workbook.support.text import list_first, normalize_label, printable
 
 COLUMNS = ("path", "label", "distance", "probability", "nearest", "entry", "error")  # of the table
 HEADER = ",".join(f'"{name}"' for name in COLUMNS)  # by it a table of this program is recognised
@@ -141,13 +141,13 @@ def enroll(folder: str, label: str, images: Sequence[str], catalogue: bool = Fal
             enrolled=True,
         )
         count = int((gallery.labels == label).sum())
-        added = "1 image" if len(paths) == 1 else f"{len(paths)} images"
-        shown = f"{printable(label)} has {count} entries, the gallery {len(gallery.labels)}"
+        entries = _count(count, "entry", "entries")
+        shown = f"{printable(label)} has {entries}, the gallery {len(gallery.labels)}"
         notes = [
             f"\nnote: {printable(other)} is another class, because capital letters count"
             for other in similar - {label}
         ]
-        return f"{added} added; {shown}{''.join(notes)}"
+        return f"{_count(len(paths), 'image')} added; {shown}{''.join(notes)}"
 
     _change(folder, "adding entries", add)
 
@@ -178,7 +178,7 @@ def remove(folder: str, label: str | None = None, image: str | None = None) -> N
             count = gallery.remove(path=image)
         else:
             count = gallery.remove(image=image)
-        return f"{count} entries removed; the gallery has {len(gallery.labels)}"
+        return f"{_count(count, 'entry', 'entries')} removed; the gallery has {len(gallery.labels)}"
 
     _change(folder, "removing entries", take_out)
 
@@ -197,8 +197,8 @@ def merge(folder: str, other: str) -> None:
     def add(gallery: Gallery) -> str:
         count = gallery.merge(more)
         return (
-            f"{count} entries added, {len(more.labels) - count} were in there already; the gallery "
-            f"has {len(gallery.labels)}"
+            f"{_count(count, 'entry', 'entries')} added, already in there: "
+            f"{len(more.labels) - count}; the gallery has {len(gallery.labels)}"
         )
 
     _change(folder, "merging galleries", add)
@@ -238,6 +238,7 @@ def index(folder: str) -> None:
     ValueError
         If faiss is not installed, or if the gallery has too few entries to need an index.
     """
+    storage.require_gallery(Path(folder))
     with hold_folder(folder, "building an index", WAIT):
         gallery = Gallery.load(folder)
         if gallery.needs_saving:
@@ -316,9 +317,14 @@ def identify(
             writer = csv.DictWriter(file, COLUMNS, restval="", quoting=csv.QUOTE_ALL)
             writer.writeheader()
             writer.writerows(rows)
-        unknown = sum(row.get("label") == "unknown" for row in rows)
-        print(f"\n{len(rows)} images, {unknown} of them unknown, in {printable(table)}")
-    print(gallery.describe_threshold())
+        named = [row["label"] for row in rows if "label" in row]
+        unread = f", {len(rows) - len(named)} not read" if len(named) < len(rows) else ""
+        counts = f"{_count(len(named), 'image')}, {named.count('unknown')} of them unknown{unread}"
+        print(f"\n{counts}, in {printable(table)}")
+    if threshold == np.inf:
+        print("no threshold: no image is called unknown, as --accept-all says")
+    else:
+        print(gallery.describe_threshold())
     print(gallery.describe_probability())
     if len(gallery.labels) >= PAYS_FROM and gallery.index is None:
         print(f"all {len(gallery.labels):,} entries were compared; {advise_index(folder)}")
@@ -383,11 +389,12 @@ def find_images(images: Sequence[str]) -> list[Path]:
     """Return the files behind the words of a command line: files, folders and patterns.
 
     Of a folder these are the files that `load_images` would try to decode. Raises ValueError for a
-    folder or a pattern without files.
+    folder or a pattern without files, and for a gallery.
     """
     paths: list[Path] = []
     for image in map(Path, images):
         if image.is_dir():
+            refuse_gallery(image)
             found = list_image_files(image)
         elif "*" in str(image) and not image.exists():  # some shells, as that of Windows, leave
             found = list(map(Path, sorted(glob.glob(str(image)))))  # patterns as they are
@@ -416,11 +423,28 @@ def shorten_paths(paths: Sequence[Path], taken: Iterable[str]) -> list[str]:
 
 
 def _check_target(folder: Path) -> None:
-    """Raise OSError in one sentence unless the folder can be made or written to."""
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{printable(folder)} is a file: give a folder for the gallery")
-    existing = next(path for path in [folder, *folder.absolute().parents] if path.is_dir())
+    """Raise OSError in one sentence unless the folder can be made, is empty or has a gallery."""
+    existing = next(path for path in [folder, *folder.absolute().parents] if path.exists())
+    if not existing.is_dir():
+        raise NotADirectoryError(f"{printable(existing)} is a file: give a folder for the gallery")
+    if existing == folder and not (folder / "gallery.json").is_file():
+        others = sorted(path.name for path in folder.iterdir() if not _is_left_over(path))
+        if names := list_first(others):
+            raise FileExistsError(
+                f"{printable(folder)} is no gallery and holds other files ({names}): give a new "
+                "folder for the gallery"
+            )
     storage.check_folder_writable(existing)
+
+
+def _is_left_over(path: Path) -> bool:
+    """Return whether a system, a lock or an interrupted save left this in a gallery's folder."""
+    return path.name.startswith(".") or (path.is_file() and path.suffix in (".keras", ".npz"))
+
+
+def _count(number: int, one: str, several: str | None = None) -> str:
+    """Return "1 image" or "2 images"."""
+    return f"{number} {one if number == 1 else several or f'{one}s'}"
 
 
 def _is_image_name(name: str) -> bool:

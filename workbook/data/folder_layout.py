@@ -114,9 +114,19 @@ def require_folder(folder: Path) -> None:
 
 
 def require_images(source: Path) -> None:
-    """Raise FileNotFoundError unless there is this folder, or this table of labels."""
+    """Raise OSError or ValueError unless there is this folder of images, or this table."""
     if not (is_table(source) and source.is_file()):
         require_folder(source)
+        refuse_gallery(source)
+
+
+def refuse_gallery(folder: Path) -> None:
+    """Raise ValueError for a folder that is a gallery and has no folder of images in it."""
+    is_gallery = (folder / "gallery.json").is_file() and any(folder.glob("entries-*.npz"))
+    if is_gallery and not any(path.is_dir() for path in folder.iterdir()):
+        raise ValueError(
+            f"{printable(folder)} is a gallery, which holds no images: give the folder of images"
+        )
 
 
 def assign_roles(kinds: Collection[str]) -> dict[str, str]:

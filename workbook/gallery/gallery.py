@@ -396,8 +396,9 @@ class Gallery:
             fits &= (images == images[copy]) & (copy >= 0)
             wanted.append("this image" if isinstance(image, np.ndarray) else f"the image {image}")
         if not fits.any():
+            classes = list_first(sorted(set(self.labels.tolist()))) or "none"
             raise ValueError(
-                f"no entry has {printable(' and '.join(wanted))}; see .labels and .paths"
+                f"no entry has {printable(' and '.join(wanted))}; the classes are: {classes}"
             )
         self._set_entries(self.entries.select(~fits))
         return int(fits.sum())
@@ -570,7 +571,7 @@ class Gallery:
 
     def _check_not_empty(self) -> None:
         if not len(self.labels):
-            raise ValueError("the gallery is empty; add images first: gallery.add(paths, labels)")
+            raise ValueError("the gallery is empty: enroll images first")
 
     # ------------------------------------------------------------------- 3 known or a stranger
 

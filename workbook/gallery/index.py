@@ -65,12 +65,13 @@ class EntryIndex:
         ValueError
             If faiss is not installed, or there are fewer than `FEWEST` entries.
         """
-        faiss, (count, dim) = _import_faiss(), entries.embeddings.shape
+        count, dim = entries.embeddings.shape
         if count < FEWEST:
             raise ValueError(
                 f"the gallery has {count} entries, and an index needs {FEWEST:,}: so few are "
                 "compared at once, no index is needed"
             )
+        faiss = _import_faiss()
         lists = int(min(2 * np.sqrt(count), count / 39))  # with fewer each, k-means warns
         centres = faiss.IndexFlatL2(dim)
         index = faiss.IndexIVFScalarQuantizer(

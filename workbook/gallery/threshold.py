@@ -271,7 +271,7 @@ def balance_shares(named: np.ndarray, known: int, strangers: np.ndarray) -> floa
 def describe_threshold(threshold: float | None, policy: dict[str, Any] | None) -> str:
     """Describe a threshold, the rule that chose it and what was measured then, in a sentence."""
     if threshold is None:
-        return "no threshold: no image is called unknown; gallery.fit_threshold() chooses one"
+        return "no threshold: no image is called unknown"
     if policy is None or policy["threshold"] != threshold:
         return f"threshold {threshold:.3f}, set by hand"
     limit, refused_limit = policy["strangers_let_in_at_most"], policy.get("known_refused_at_most")
