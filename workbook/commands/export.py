@@ -52,13 +52,12 @@ def export(folder: str, target: str | None = None, kind: str = "savedmodel") -> 
         raise FileExistsError(f"{printable(place)} exists: name another folder, or delete it")
     if missing := [package for package in packages if not find_spec(package)]:
         raise ValueError(f"--format {kind} needs packages: pip install {' '.join(missing)}")
+    storage.check_folder_writable(storage.find_existing(place))  # before anything takes time
     gallery = Gallery.load(folder)
     if not len(gallery.labels):
         raise ValueError(f"{printable(folder)} has no entries: enroll images first")
     # for ONNX, Keras wants a model that was called before
     embed(gallery.model, np.zeros((1, gallery.size, gallery.size, 3), np.float32))
-    existing = next(path for path in place.absolute().parents if path.exists())
-    storage.check_folder_writable(existing)
     with temporary_build_folder(place) as work:
         try:
             gallery.model.export(str(work / file), format=keras_name, verbose=False)

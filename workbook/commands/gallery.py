@@ -424,7 +424,7 @@ def shorten_paths(paths: Sequence[Path], taken: Iterable[str]) -> list[str]:
 
 def _check_target(folder: Path) -> None:
     """Raise OSError in one sentence unless the folder can be made, is empty or has a gallery."""
-    existing = next(path for path in [folder, *folder.absolute().parents] if path.exists())
+    existing = storage.find_existing(folder)
     if not existing.is_dir():
         raise NotADirectoryError(f"{printable(existing)} is a file: give a folder for the gallery")
     if existing == folder and not (folder / "gallery.json").is_file():

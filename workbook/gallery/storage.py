@@ -284,6 +284,11 @@ def _checked_entries(
 # --------------------------------------------------------------------------------------- 3 saving
 
 
+def find_existing(path: Path) -> Path:
+    """Return the path if it exists, else the nearest of its parents that does."""
+    return next(place for place in [path, *path.absolute().parents] if place.exists())
+
+
 def check_folder_writable(folder: str | os.PathLike) -> None:
     """Raise OSError in one sentence unless files can be written into this folder."""
     try:
