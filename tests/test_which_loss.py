@@ -1,6 +1,5 @@
 """The contest of `tools/which_loss.py`: its draws, its memory, its measures and its table."""
 
-import json
 import sys
 from types import SimpleNamespace
 
@@ -10,6 +9,7 @@ import pytest
 import siamese_utils as su
 from tools import which_loss
 from workbook.data.images import ImageDataset
+from workbook.evaluation.contest import MEASURES, Store
 from workbook.support.tensorflow_start import keras
 from workbook.training.losses import LOSSES
 from workbook.training.trainer import KeptFeatures
@@ -62,18 +62,6 @@ def test_the_test_is_asked_among_the_gallery_where_there_is_one():
     assert which_loss.measure(vectors, data, "test")["recall@1"] == [1, 0]
 
 
-def test_a_store_is_read_again_and_finds_by_any_of_its_keys(tmp_path):
-    path = tmp_path / "folder/omniglot.jsonl"
-    store = which_loss.Store(path)
-    for number in range(3):
-        store.add({"stage": "trial", "loss": "triplet", "number": number, "map@r": number / 10})
-    assert len(path.read_text("utf-8").splitlines()) == 3
-    again = which_loss.Store(path)
-    assert again.lines == store.lines
-    assert again.find(number=1) == [json.loads(path.read_text("utf-8").splitlines()[1])]
-    assert len(again.find(stage="trial")) == 3 and not again.find(stage="final")
-
-
 KEY = {"stage": "trial", "loss": "triplet", "number": 0, "seconds": 5.0}
 DRAWN = {"learning_rate": 0.001, "options": {"margin": 0.5}}
 
@@ -92,10 +80,10 @@ def test_what_the_store_has_is_not_trained_again(tmp_path, monkeypatch):
         )
 
     monkeypatch.setattr(which_loss, "train", train)
-    store = which_loss.Store(tmp_path / "a.jsonl")
+    store = Store(tmp_path / "a.jsonl")
     first = which_loss.run(contest, store, KEY, DRAWN, 4, "choice")
     assert first["map@r"] == 1 and first["steps"] == 17 and first["options"] == {"margin": 0.5}
-    again = which_loss.run(contest, which_loss.Store(store.path), KEY, DRAWN, 4, "choice")
+    again = which_loss.run(contest, Store(store.path), KEY, DRAWN, 4, "choice")
     assert again == first and asked == [("triplet", DRAWN, 4, 5.0)]
     which_loss.run(contest, store, KEY | {"seconds": 6.0}, DRAWN, 4, "choice")
     assert len(asked) == 2, "another budget is another trial"
@@ -106,29 +94,29 @@ def test_a_trial_whose_numbers_go_wrong_is_noted_and_lost(tmp_path, monkeypatch,
         raise FloatingPointError("numbers went wrong")
 
     monkeypatch.setattr(which_loss, "train", train)
-    store = which_loss.Store(tmp_path / "a.jsonl")
+    store = Store(tmp_path / "a.jsonl")
     assert which_loss.run(None, store, KEY, DRAWN, 4, "choice")["map@r"] == 0
     assert "numbers went wrong" in capsys.readouterr().out
 
 
 def test_the_table_shows_the_tuned_options_both_spreads_and_the_paired_difference(tmp_path):
-    store = which_loss.Store(tmp_path / "a.jsonl")
+    store = Store(tmp_path / "a.jsonl")
     classes = np.array([0.2, 0.4, 0.6, 0.8])
     for loss, shift in (("soft triplet", 0), ("arcface", 0.1)):
-        for number, score in enumerate((0.3, 0.7)):
-            trial = {"stage": "trial", "loss": loss, "number": number, "seconds": 5.0}
-            store.add(trial | dict.fromkeys(which_loss.MEASURES, score))
+        drawn = which_loss.draw(loss, 0)
+        for number, score in enumerate((0.7, 0.3)):
+            trial = {"stage": "trial", "loss": loss, "number": number, **drawn}
+            store.add(trial | dict.fromkeys(MEASURES, score))
         for seed in range(2):
-            final = {"stage": "final", "loss": loss, "number": seed, "seconds": 9.0}
+            final = {"stage": "final", "loss": loss, "number": seed, **drawn}
             values = (classes + shift + 0.02 * seed).tolist()
-            store.add(final | dict.fromkeys(which_loss.MEASURES, values))
-    store.add(
-        {"stage": "reference", "loss": "raw pixels", "recall@1": [0.1] * 4, "map@r": [0.1] * 4}
-    )
-    lines = list(which_loss.table(store, 5.0, 9.0))
+            store.add(final | dict.fromkeys(MEASURES, values))
+    reference = {"stage": "reference", "loss": "raw pixels"}
+    store.add(reference | dict.fromkeys(MEASURES, [0.1] * 4))
+    lines = list(which_loss.table(store))
     assert [line.split("  ")[1] for line in lines[1:4]] == ["arcface", "soft triplet", "raw pixels"]
     assert "    4   0.700  0.610 ± 0.014" in lines[1] and "+0.100 [+0.100, +0.100]" in lines[1]
-    assert "    3   0.700  0.510 ± 0.014" in lines[2] and "minus" not in lines[2]
+    assert "    3   0.700  0.510 ± 0.014" in lines[2] and "+0.000" not in lines[2]
     assert "0.100         [0.100, 0.100]" in lines[3] and "-0.410" in lines[3]
 
 
@@ -208,10 +196,10 @@ def call(monkeypatch, *arguments):
 def test_the_command_ends_with_its_table_and_measures_nothing_twice(
     contest, tmp_path, monkeypatch, capsys
 ):
-    options = ("--trials", 2, "--seconds", 0.01, "--final-seconds", 0.01, "--seeds", 2)
+    options = ("--trials", 2, "--seconds", 0.01, "--seeds", 2)
     call(monkeypatch, *options)
     first = capsys.readouterr().out
-    lines = which_loss.Store(tmp_path / "results/which_loss/omniglot.jsonl").lines
+    lines = Store(tmp_path / "results/which_loss/omniglot.jsonl").lines
     stages = [line["stage"] for line in lines]
     assert stages == ["trial"] * 4 + ["final"] * 4 + ["reference"]
     for line in lines[4:8]:
@@ -226,6 +214,10 @@ def test_the_command_ends_with_its_table_and_measures_nothing_twice(
     again = capsys.readouterr().out
     table = first[first.index("recall@1") :]
     assert again.endswith(table) and "raw pixels" in table and "softmax" in table
+    with pytest.raises(SystemExit):
+        call(monkeypatch, *options[:2], "--seconds", 0.02)
+    message = "omniglot.jsonl holds trials of 0.01 seconds, not 0.02: give another folder"
+    assert message in capsys.readouterr().err
 
 
 def test_all_groceries_are_a_second_step_of_the_contest_on_groceries(monkeypatch, capsys):
@@ -256,15 +248,13 @@ def test_the_chosen_loss_and_todays_recipe_are_trained_alike_on_all_groceries(
         which_loss, "LOSSES", {name: LOSSES[name] for name in ("soft triplet", "arcface")}
     )
     monkeypatch.setenv("SIAMESE_RUNS", str(tmp_path))
-    store = which_loss.Store(tmp_path / "grocery.jsonl")
+    store = Store(tmp_path / "grocery.jsonl")
     for loss, score in (("soft triplet", 0.4), ("arcface", 0.5)):
         drawn = {"learning_rate": 0.002, "options": {"margin": 0.2}, "map@r": score}
         store.add({"stage": "trial", "loss": loss, "seconds": 5.0, **drawn})
     for _ in range(2):  # the second time nothing is trained
-        which_loss.compare_on_all_classes(store, 5.0, 2, tmp_path)
-    assert [(seed, data_seed) for seed, data_seed, _ in asked] == [(1000, 42)] * 2 + [
-        (1001, 42)
-    ] * 2
+        which_loss.compare_on_all_classes(store, 2, tmp_path)
+    assert [(seed, data_seed) for seed, data_seed, _ in asked] == [(42, 42)] * 2 + [(43, 42)] * 2
     today, new = (recipe for *_, recipe in asked[:2])
     assert today.loss is None and (new.loss, new.options) == ("arcface", {"margin": 0.2})
     assert (new.learning_rate, new.classes, new.images) == (0.002, today.classes, today.images)

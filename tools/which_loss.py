@@ -1,19 +1,19 @@
 """Which loss? The same number of random trials for each of `LOSSES`, then five seeds of the best.
 
-usage: python -m tools.which_loss [omniglot | grocery] [--trials 12] [--seconds 60]
-           [--final-seconds 120] [--seeds 5] [--full] [--data-home DATA_HOME] [--results FOLDER]
+usage: python -m tools.which_loss [omniglot | grocery] [--trials 12] [--seconds SECONDS]
+           [--seeds 5] [--full] [--data-home DATA_HOME] [--results FOLDER]
 
-All losses have the same network, batches, augmentation and seconds of processor time. A trial draws
-the learning rate and the loss's own options at random and is judged on classes that are held out of
-training. The best trial of each loss is then trained anew with each seed and asked, once, for other
-classes, which played no part so far. Everything is kept in results/which_loss/DATASET.jsonl, one
-line for each training, so the command may be interrupted and continues where it was. With --full
-the loss that was best on the held-out groceries and today's recipe are then trained on all classes
-of groceries, at full size and with all epochs, and name the test photographs.
+All losses have the same network, batches, augmentation and seconds of processor time: 60 for each
+training on omniglot, 40 on grocery. A trial draws the learning rate and the loss's own options at
+random and is judged on classes that are held out of training. The best trial of each loss is then
+trained anew with each seed and asked, once, for other classes, which played no part so far.
+Everything is kept in results/which_loss/DATASET.jsonl, one line for each training, so the command
+may be interrupted and continues where it was. With --full the loss that was best on the held-out
+groceries and today's recipe are then trained on all classes of groceries, at full size and with all
+epochs, and name the test photographs.
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -30,16 +30,11 @@ from workbook import ROOT
 from workbook.data.images import ImageDataset, load_from_config
 from workbook.data.omniglot import add_classes, load_background
 from workbook.display.loss_figures import plot_best_so_far, plot_pair_gradients
+from workbook.evaluation.contest import MEASURES, Store, rank
 from workbook.evaluation.results import paired_difference
-from workbook.evaluation.retrieval import (
-    bootstrap_interval,
-    nearest_neighbors,
-    raw_pixels,
-    retrieval_metrics,
-)
+from workbook.evaluation.retrieval import nearest_neighbors, raw_pixels, retrieval_metrics
 from workbook.models.small_cnn import build_character_embedding
 from workbook.settings import read_config
-from workbook.support.atomic_files import atomic_file
 from workbook.support.config import Config
 from workbook.support.folder_lock import lock_folder
 from workbook.support.tensorflow_start import keras
@@ -56,7 +51,6 @@ RATES = (2e-4, 1e-2)
 WEIGHT_DECAY = 0.01
 FIRST_SEED = 1000  # of the final trainings; trials have their number as seed
 STEPS = 100  # per epoch; nothing depends on it
-MEASURES = ("recall@1", "map@r")
 TODAY = "soft triplet"  # the loss of today's recipe, with which the others are compared
 
 
@@ -127,6 +121,7 @@ def load_grocery(config: Config) -> Contest:
     return Contest(config, data, keep_features(config, data), 32, 128, references)
 
 
+SECONDS = {"omniglot": 60.0, "grocery": 40.0}  # of processor time, per training
 LOADERS = {"omniglot": load_omniglot, "grocery": load_grocery}
 SETTINGS: dict[str, dict[str, Any]] = {
     "omniglot": {},
@@ -183,25 +178,6 @@ def train(contest: Contest, loss: str, drawn: dict, seed: int, seconds: float) -
     return trainer
 
 
-class Store:
-    """The lines of a file, each a dict; what is there is not measured again."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        lines = path.read_text("utf-8").splitlines() if path.is_file() else []
-        self.lines: list[dict] = [json.loads(line) for line in lines]
-
-    def find(self, **key: Any) -> list[dict]:
-        return [line for line in self.lines if key.items() <= line.items()]
-
-    def add(self, line: dict) -> dict:
-        self.lines.append(line)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(self.path) as part:
-            part.write_text("".join(json.dumps(each) + "\n" for each in self.lines), "utf-8")
-        return line
-
-
 def run(contest: Contest, store: Store, key: dict, drawn: dict, seed: int, split: str) -> dict:
     """Train and measure what the key says, unless the store has it."""
     if known := store.find(**key):
@@ -221,11 +197,6 @@ def run(contest: Contest, store: Store, key: dict, drawn: dict, seed: int, split
         found = {name: float(np.mean(values)) for name, values in found.items()}
     took = round(time.perf_counter() - begin)
     return store.add(key | drawn | {"seed": seed, "steps": steps, "took": took} | found)
-
-
-def best_trial(store: Store, loss: str, seconds: float) -> dict:
-    """Return the trial with the highest MAP@R on the classes of the choice."""
-    return max(store.find(stage="trial", loss=loss, seconds=seconds), key=lambda t: t["map@r"])
 
 
 def measure_references(contest: Contest, store: Store) -> None:
@@ -249,39 +220,31 @@ def whiten(vectors: np.ndarray, rows: np.ndarray, components: int) -> np.ndarray
     return normalize(fitted.transform(vectors))
 
 
-def table(store: Store, trial_seconds: float, final_seconds: float) -> Iterator[str]:
-    """Yield the lines of two tables, one for each measure, the best first."""
-    lines = {line["loss"]: [line] for line in store.find(stage="reference")}
-    for loss in LOSSES:
-        if found := store.find(stage="final", loss=loss, seconds=final_seconds):
-            lines[loss] = found
+def table(store: Store) -> Iterator[str]:
+    """Yield the lines of two tables, one for each measure, the best loss first."""
     for measured in MEASURES:
-        values = {n: np.array([line[measured] for line in found]) for n, found in lines.items()}
-        yield f"{measured:28}tuned  choice  test ± sd of seeds [95 %, classes]   minus {TODAY}"
-        for name in sorted(values, key=lambda name: -values[name].mean()):
-            by_seed, by_class = values[name].mean(1), values[name].mean(0)
-            text = f"  {name:26}" + " " * 15
-            if name in LOSSES:
-                chosen = best_trial(store, name, trial_seconds)[measured]
-                text = f"  {name:26}{len(LOSSES[name].ranges) + 1:>5}  {chosen:6.3f}  "
-            text += f"{by_seed.mean():.3f} "
-            text += f"± {by_seed.std(ddof=1):.3f} " if len(by_seed) > 1 else " " * 8
-            text += "[{:.3f}, {:.3f}]".format(*bootstrap_interval(by_class))
-            if TODAY in values and name != TODAY:
-                gain = by_class - values[TODAY].mean(0)
-                low, high = bootstrap_interval(gain)
-                text += f"       {gain.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
+        yield f"{measured:28}tuned  choice  test ± sd of seeds [95 %]     minus {TODAY} [95 %]"
+        for standing in rank(store, measured, TODAY):
+            text = f"  {standing.name:26}"
+            tuned_too = standing.options > 0
+            text += f"{standing.options:>5}  {standing.choice:6.3f}  " if tuned_too else " " * 15
+            text += f"{standing.mean:.3f} "
+            text += f"± {standing.sd:.3f} " if tuned_too else " " * 8
+            text += "[{:.3f}, {:.3f}]".format(*standing.interval)
+            if standing.name != TODAY:
+                text += "   {:+.3f} [{:+.3f}, {:+.3f}]".format(
+                    standing.gain, *standing.gain_interval
+                )
             yield text
 
 
-def compare_on_all_classes(store: Store, trial_seconds: float, seeds: int, data_home: Any) -> None:
+def compare_on_all_classes(store: Store, seeds: int, data_home: Any) -> None:
     """Train today's recipe and the loss that was chosen on held-out groceries on all groceries."""
-    trials = [best_trial(store, loss, trial_seconds) for loss in LOSSES]
-    chosen = max(trials, key=lambda trial: trial["map@r"])
+    chosen = store.chosen()
     options = {"preset": "full", "dataset": "grocery", "backbone": "EfficientNetLite0"}
     for number in range(seeds):
         config = read_config(
-            {}, **options, seed=FIRST_SEED + number, data_seed=42, live=0, data_home=data_home
+            {}, **options, seed=42 + number, data_seed=42, live=0, data_home=data_home
         )
         data, today = load_from_config(config), tuned(config)
         new = replace(
@@ -323,8 +286,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("dataset", nargs="?", default="omniglot", choices=LOADERS)
     parser.add_argument("--trials", type=int, default=12, help="per loss")
-    parser.add_argument("--seconds", type=float, default=60, help="of processor time, per trial")
-    parser.add_argument("--final-seconds", type=float, default=120, help="per final training")
+    parser.add_argument("--seconds", type=float, help="of processor time, per training")
     parser.add_argument("--seeds", type=int, default=5, help="of the final trainings")
     parser.add_argument("--full", action="store_true", help="then train on all groceries")
     parser.add_argument("--data-home")
@@ -338,36 +300,37 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     lock_folder(folder)  # two of these commands would lose each other's lines
     store = Store(asked.results / f"{asked.dataset}.jsonl")
+    seconds = asked.seconds or SECONDS[asked.dataset]
+    if other := {line["seconds"] for line in store.find(stage="trial")} - {seconds}:
+        parser.error(
+            f"{store.path} holds trials of {min(other):g} seconds, not {seconds:g}: give another "
+            "folder with --results"
+        )
     contest = LOADERS[asked.dataset](config)
     for number in range(asked.trials):
         for loss in LOSSES:
-            key = {"stage": "trial", "loss": loss, "number": number, "seconds": asked.seconds}
+            key = {"stage": "trial", "loss": loss, "number": number, "seconds": seconds}
             found = run(contest, store, key, draw(loss, number), number, "choice")
-            best = best_trial(store, loss, asked.seconds)["map@r"]
             print(
                 f"trial {number + 1} of {asked.trials}, {loss}: MAP@R {found['map@r']:.3f}, best "
-                f"{best:.3f} ({found['steps']} steps, {found['took']} s)",
+                f"{store.best_trial(loss)['map@r']:.3f} ({found['steps']} steps, "
+                f"{found['took']} s)",
                 flush=True,
             )
-    for seed in range(asked.seeds):
+    for number in range(asked.seeds):
         for loss in LOSSES:
-            best = best_trial(store, loss, asked.seconds)
+            best = store.best_trial(loss)
             drawn = {name: best[name] for name in ("learning_rate", "options")}
-            key = {"stage": "final", "loss": loss, "number": seed, "seconds": asked.final_seconds}
-            found = run(contest, store, key, drawn, FIRST_SEED + seed, "test")
-            print(f"seed {seed + 1} of {asked.seeds}, {loss}: {found['took']} s", flush=True)
+            key = {"stage": "final", "loss": loss, "number": number, "seconds": seconds} | drawn
+            found = run(contest, store, key, drawn, FIRST_SEED + number, "test")
+            print(f"seed {number + 1} of {asked.seeds}, {loss}: {found['took']} s", flush=True)
     measure_references(contest, store)
-    print(*table(store, asked.seconds, asked.final_seconds), sep="\n")
-    scores = {
-        loss: [
-            line["map@r"] for line in store.find(stage="trial", loss=loss, seconds=asked.seconds)
-        ]
-        for loss in LOSSES
-    }
+    print(*table(store), sep="\n")
+    scores = {loss: store.scores(loss) for loss in LOSSES}
     plot_best_so_far(scores).savefig(asked.results / f"{asked.dataset}_trials.svg")
     draw_gradients(store, asked)
     if asked.full:
-        compare_on_all_classes(store, asked.seconds, asked.seeds, asked.data_home)
+        compare_on_all_classes(store, asked.seeds, asked.data_home)
 
 
 def draw_gradients(store: Store, asked: argparse.Namespace) -> None:
@@ -376,7 +339,7 @@ def draw_gradients(store: Store, asked: argparse.Namespace) -> None:
     d_ap, d_an = (part.ravel() for part in np.meshgrid(places, places))
     gradients = {}
     for loss in [name for name in LOSSES if name != "softmax"]:  # whose vectors are not of length 1
-        options = best_trial(store, loss, asked.seconds)["options"]
+        options = store.best_trial(loss)["options"]
         pull, push = pair_gradients(loss, options, d_ap, d_an)
         gradients[loss] = pull.reshape(24, 24), push.reshape(24, 24)
     figure = plot_pair_gradients(gradients, places)

@@ -250,9 +250,9 @@ def build_from_config(config: Config, **options: Any) -> keras.Model:
     ValueError : for a TRAIN_FROM at which the backbone cannot be cut (the message lists those at
         which it can); see also `load_backbone`.
     """
+    if config.seed == config.data_seed or config.weights != "none":  # all seeds share the trunk
+        return _build(config, config.seed, options)
     shared = _build(config, config.data_seed, options)
-    if config.seed == config.data_seed:
-        return shared
     model = _build(config, config.seed, options)  # last, so that SEED governs what is drawn later
     trunk, shared_trunk = (su.split_at_freeze_point(each)[0] for each in (model, shared))
     trunk.set_weights(shared_trunk.get_weights())
