@@ -207,8 +207,6 @@ def test_the_command_ends_with_its_table_and_measures_nothing_twice(
         trials = [each for each in lines[:4] if each["loss"] == line["loss"]]
         best = max(trials, key=lambda trial: trial["map@r"])
         assert (line["learning_rate"], line["options"]) == (best["learning_rate"], best["options"])
-    for figure in ("omniglot_trials.svg", "omniglot_gradients.png"):
-        assert (tmp_path / "results/which_loss" / figure).stat().st_size > 1000
     monkeypatch.setattr(which_loss, "train", None)
     call(monkeypatch, *options)
     again = capsys.readouterr().out

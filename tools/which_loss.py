@@ -29,7 +29,6 @@ import siamese_utils as su
 from workbook import ROOT
 from workbook.data.images import ImageDataset, load_from_config
 from workbook.data.omniglot import add_classes, load_background
-from workbook.display.loss_figures import plot_best_so_far, plot_pair_gradients
 from workbook.evaluation.contest import MEASURES, Store, rank
 from workbook.evaluation.results import paired_difference
 from workbook.evaluation.retrieval import nearest_neighbors, raw_pixels, retrieval_metrics
@@ -39,7 +38,6 @@ from workbook.support.config import Config
 from workbook.support.folder_lock import lock_folder
 from workbook.support.tensorflow_start import keras
 from workbook.training.losses import LOSSES
-from workbook.training.pair_gradients import pair_gradients
 from workbook.training.recipes import Recipe, tuned
 from workbook.training.trainer import KeptFeatures, Trainer, keep_features, plain_features
 
@@ -50,7 +48,7 @@ ALPHABETS = {  # the other three alphabets are trained on
 RATES = (2e-4, 1e-2)
 WEIGHT_DECAY = 0.01
 FIRST_SEED = 1000  # of the final trainings; trials have their number as seed
-STEPS = 100  # per epoch; nothing depends on it
+STEPS = 1000  # per epoch; more than fit into the seconds, so that no time is lost between epochs
 TODAY = "soft triplet"  # the loss of today's recipe, with which the others are compared
 
 
@@ -326,24 +324,8 @@ def main() -> None:
             print(f"seed {number + 1} of {asked.seeds}, {loss}: {found['took']} s", flush=True)
     measure_references(contest, store)
     print(*table(store), sep="\n")
-    scores = {loss: store.scores(loss) for loss in LOSSES}
-    plot_best_so_far(scores).savefig(asked.results / f"{asked.dataset}_trials.svg")
-    draw_gradients(store, asked)
     if asked.full:
         compare_on_all_classes(store, asked.seeds, asked.data_home)
-
-
-def draw_gradients(store: Store, asked: argparse.Namespace) -> None:
-    """Save a figure of the gradients of each loss, with its best parameters, on a pair."""
-    places = np.linspace(0.05, 3.5, 24)  # squared distances of vectors of length 1
-    d_ap, d_an = (part.ravel() for part in np.meshgrid(places, places))
-    gradients = {}
-    for loss in [name for name in LOSSES if name != "softmax"]:  # whose vectors are not of length 1
-        options = store.best_trial(loss)["options"]
-        pull, push = pair_gradients(loss, options, d_ap, d_an)
-        gradients[loss] = pull.reshape(24, 24), push.reshape(24, 24)
-    figure = plot_pair_gradients(gradients, places)
-    figure.savefig(asked.results / f"{asked.dataset}_gradients.png")
 
 
 if __name__ == "__main__":

@@ -61,6 +61,14 @@ def test_another_measure_may_rank_otherwise(store):
     assert rank(store, "map@r", "triplet")[0].name == "softmax"
 
 
+def test_a_loss_with_fewer_seeds_is_compared_with_the_same_ones(store):
+    store.lines = [line for line in store.lines if line != store.finals("softmax")[1]]
+    store.add(store.finals("softmax")[0] | {"number": 1})
+    store.add(store.finals("triplet")[0] | {"number": 2})
+    softmax = next(each for each in rank(store, "map@r", "triplet") if each.name == "softmax")
+    assert softmax.gain == pytest.approx((0.4 + 0.3) / 3 / 2)
+
+
 def test_a_loss_without_final_training_cannot_be_compared_with(store):
     with pytest.raises(ValueError, match="has no final training of the loss 'arcface'"):
         rank(store, "map@r", "arcface")

@@ -41,6 +41,11 @@ def test_a_softmax_over_proxies_pulls_as_much_as_it_pushes():
     np.testing.assert_allclose(push, 8 / 2 * share, rtol=1e-9)
 
 
+def test_the_length_of_proxies_plays_no_part():
+    shorter = gradients("proxy-anchor", alpha=10.0, proxy_length=0.1)
+    np.testing.assert_array_equal(shorter, gradients("proxy-anchor", alpha=10.0))
+
+
 @pytest.mark.parametrize("name", sorted(set(LOSSES) - {"softmax"}))
 def test_no_loss_pushes_a_positive_or_pulls_a_negative(name):
     pull, push = gradients(name)

@@ -33,7 +33,8 @@ def plot_pair_gradients(
 ) -> Figure:
     """Draw, for each loss, how strongly it pulls the positive and pushes the negative of a triplet.
 
-    Each panel is scaled by its own largest value, because AdamW takes no notice of a factor.
+    Both panels of a loss are divided by their largest value, because AdamW takes almost no notice
+    of a factor.
 
     Parameters
     ----------
@@ -41,6 +42,8 @@ def plot_pair_gradients(
     distances : (m,) the squared distances of rows and columns, ascending.
     """
     places = np.asarray(distances, float)
+    is_signed = min(np.min(values) for both in gradients.values() for values in both) < 0
+    colors = {"vmin": -1, "cmap": "PuOr_r"} if is_signed else {"vmin": 0, "cmap": "Oranges"}
     size = 2.2 * len(gradients) + 0.8, 4.6
     figure, axes = plt.subplots(
         2,
@@ -56,9 +59,7 @@ def plot_pair_gradients(
         for axis, values, title in zip(
             column, both, ("pull on the positive", "push on the negative")
         ):
-            image = axis.pcolormesh(
-                places, places, np.asarray(values) / largest, vmin=-1, vmax=1, cmap="PuOr_r"
-            )
+            image = axis.pcolormesh(places, places, np.asarray(values) / largest, vmax=1, **colors)
             axis.plot(places, places, color="black", linewidth=0.8)  # d(a, p) = d(a, n)
             axis.set(title=f"{name}\n{title}" if axis is column[0] else title, aspect="equal")
         column[-1].set_xlabel("d(a, p)")

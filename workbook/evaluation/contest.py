@@ -106,7 +106,8 @@ def rank(store: Store, measure: str, against: str) -> list[Standing]:
     standings, compared = [], np.array(values[against])
     for name, rows in values.items():
         scores = np.array(rows)  # (seeds, classes)
-        gains = scores - compared[: len(scores)] if len(scores) > 1 else scores - compared
+        seeds = min(len(scores), len(compared)) if len(scores) > 1 else len(compared)
+        gains = scores[:seeds] - compared[:seeds]  # a reference is compared with all of them
         trial = store.best_trial(name) if store.find(stage="trial", loss=name) else None
         by_seed = scores.mean(axis=1)
         standings.append(

@@ -1,11 +1,11 @@
-"""The gradient that a loss puts on a pair of images; `tools/which_loss.py` draws it."""
+"""The gradient that a loss puts on a pair of images; notebook 8 draws it."""
 
 from collections.abc import Mapping
 
 import numpy as np
 
 from workbook.support.tensorflow_start import tf
-from workbook.training.losses import LOSSES
+from workbook.training.losses import LOSSES, PROXIES
 
 
 def pair_gradients(
@@ -18,7 +18,7 @@ def pair_gradients(
 
     Parameters
     ----------
-    name, options : one of `LOSSES`, and its own options.
+    name, options : one of `LOSSES`, and its own options. How long proxies are plays no part.
     d_ap, d_an : (m,) squared distances of vectors of length 1, above 0 and below 4.
 
     Returns
@@ -27,6 +27,7 @@ def pair_gradients(
         vector; 0 or more where the loss does what its name promises.
     """
     loss, count = LOSSES[name], len(d_ap)
+    options = {key: value for key, value in options.items() if key not in PROXIES}
     cosines = 1 - np.array([d_ap, d_an], float) / 2  # (2, m)
     sines, zeros = np.sqrt(1 - cosines**2), np.zeros(count)
     anchor = np.tile([1.0, 0.0, 0.0], (count, 1))
