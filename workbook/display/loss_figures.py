@@ -59,7 +59,9 @@ def plot_pair_gradients(
         for axis, values, title in zip(
             column, both, ("pull on the positive", "push on the negative")
         ):
-            image = axis.pcolormesh(places, places, np.asarray(values) / largest, vmax=1, **colors)
+            image = axis.pcolormesh(
+                places, places, np.asarray(values) / largest, vmax=1, rasterized=True, **colors
+            )
             axis.plot(places, places, color="black", linewidth=0.8)  # d(a, p) = d(a, n)
             axis.set(title=f"{name}\n{title}" if axis is column[0] else title, aspect="equal")
         column[-1].set_xlabel("d(a, p)")
