@@ -78,7 +78,10 @@ def test_the_first_seed_pools_what_the_others_left(tmp_path):
 
 
 def test_another_seed_keeps_the_frozen_trunk_and_starts_the_rest_anew(tmp_path, monkeypatch):
+    built = []
+
     def small(*_):
+        built.append(1)
         image = keras.Input((32, 32, 3))
         frozen = keras.layers.Conv2D(2, 3, name="frozen")(image)
         return keras.Model(image, keras.layers.Conv2D(2, 3, name="trained")(frozen)), "trained"
@@ -86,12 +89,16 @@ def test_another_seed_keeps_the_frozen_trunk_and_starts_the_rest_anew(tmp_path, 
     monkeypatch.setattr(backbones, "load_backbone", small)
 
     def weights(seed):
-        model = backbones.build_from_config(config_of(tmp_path, seed, size="32"))
+        config = config_of(tmp_path, seed, size="32", weights="none")
+        model = backbones.build_from_config(config)
         return [part.get_weights() for part in su.split_at_freeze_point(model)]
 
     (trunk, tail), (same_trunk, other_tail), (_, same_tail) = map(weights, (42, 43, 42))
     assert (trunk[0] == same_trunk[0]).all() and trunk[0].std() > 0
     assert (tail[0] == same_tail[0]).all() and (tail[0] != other_tail[0]).any()
+    built.clear()
+    backbones.build_from_config(config_of(tmp_path, 43, size="32"))
+    assert len(built) == 1, "pretrained weights are the same for all seeds"
 
 
 CLASSES = np.array([3, 3, 3, 9, 9, 9])  # of six queries
