@@ -317,8 +317,7 @@ def main() -> None:
             )
     for number in range(asked.seeds):
         for loss in LOSSES:
-            best = store.best_trial(loss)
-            drawn = {name: best[name] for name in ("learning_rate", "options")}
+            drawn = store.best_draw(loss)
             key = {"stage": "final", "loss": loss, "number": number, "seconds": seconds} | drawn
             found = run(contest, store, key, drawn, FIRST_SEED + number, "test")
             print(f"seed {number + 1} of {asked.seeds}, {loss}: {found['took']} s", flush=True)

@@ -42,7 +42,9 @@ def plot_pair_gradients(
     distances : (m,) the squared distances of rows and columns, ascending.
     """
     places = np.asarray(distances, float)
-    is_signed = min(np.min(values) for both in gradients.values() for values in both) < 0
+    pairs = {name: np.array(both, float) for name, both in gradients.items()}
+    shares = {name: both / (np.abs(both).max() or 1) for name, both in pairs.items()}
+    is_signed = min(part.min() for part in shares.values()) < -0.01  # less is rounding
     colors = {"vmin": -1, "cmap": "PuOr_r"} if is_signed else {"vmin": 0, "cmap": "Oranges"}
     size = 2.2 * len(gradients) + 0.8, 4.6
     figure, axes = plt.subplots(
@@ -54,14 +56,11 @@ def plot_pair_gradients(
         sharey=True,
         layout="constrained",
     )
-    for column, (name, both) in zip(axes.T, gradients.items()):
-        largest = max(np.abs(values).max() for values in both) or 1
+    for column, (name, both) in zip(axes.T, shares.items()):
         for axis, values, title in zip(
             column, both, ("pull on the positive", "push on the negative")
         ):
-            image = axis.pcolormesh(
-                places, places, np.asarray(values) / largest, vmax=1, rasterized=True, **colors
-            )
+            image = axis.pcolormesh(places, places, values, vmax=1, rasterized=True, **colors)
             axis.plot(places, places, color="black", linewidth=0.8)  # d(a, p) = d(a, n)
             axis.set(title=f"{name}\n{title}" if axis is column[0] else title, aspect="equal")
         column[-1].set_xlabel("d(a, p)")

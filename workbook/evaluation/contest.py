@@ -45,19 +45,22 @@ class Store:
         """The losses that were tried, in the order of their first trials."""
         return list(dict.fromkeys(line["loss"] for line in self.find(stage="trial")))
 
-    def scores(self, loss: str, measure: str = "map@r") -> list[float]:
-        """Return what the trials of a loss reached on the classes of the choice, in their order."""
-        return [trial[measure] for trial in self.find(stage="trial", loss=loss)]
+    def scores(self, loss: str) -> list[float]:
+        """Return the MAP@R of a loss's trials on the classes of the choice, in their order."""
+        return [trial["map@r"] for trial in self.find(stage="trial", loss=loss)]
 
     def best_trial(self, loss: str) -> dict[str, Any]:
         """Return the trial of a loss with the highest MAP@R on the classes of the choice."""
         return max(self.find(stage="trial", loss=loss), key=lambda trial: trial["map@r"])
 
+    def best_draw(self, loss: str) -> dict[str, Any]:
+        """Return the learning rate and the options of the best trial of a loss."""
+        best = self.best_trial(loss)
+        return {name: best[name] for name in ("learning_rate", "options")}
+
     def finals(self, loss: str) -> list[dict[str, Any]]:
         """Return the final trainings of a loss with the options of its best trial."""
-        best = self.best_trial(loss)
-        drawn = {name: best[name] for name in ("learning_rate", "options")}
-        return self.find(stage="final", loss=loss, **drawn)
+        return self.find(stage="final", loss=loss, **self.best_draw(loss))
 
     def chosen(self) -> dict[str, Any]:
         """Return the best trial of all losses."""
@@ -108,7 +111,7 @@ def rank(store: Store, measure: str, against: str) -> list[Standing]:
         scores = np.array(rows)  # (seeds, classes)
         seeds = min(len(scores), len(compared)) if len(scores) > 1 else len(compared)
         gains = scores[:seeds] - compared[:seeds]  # a reference is compared with all of them
-        trial = store.best_trial(name) if store.find(stage="trial", loss=name) else None
+        trial = store.best_trial(name) if name in store.losses else None
         by_seed = scores.mean(axis=1)
         standings.append(
             Standing(
