@@ -151,17 +151,31 @@ def test_links_between_pages_notebooks_and_modules_lead_somewhere(page):
 
 
 def leads_somewhere(page, link):
-    """Whether a link on a page is an address, or names a file and, behind `#`, a heading in it."""
+    """Whether a link on a page is an address, or names a file and, behind `#`, a heading in it.
+
+    The website has no page for a folder, so a link has to name a file.
+    """
     file, _, anchor = unquote(link).partition("#")
     target = (page.parent / file).resolve() if file else page
-    return "://" in link or (target.exists() and (not anchor or anchor in anchors(target)))
+    return "://" in link or (target.is_file() and (not anchor or anchor in anchors(target)))
 
 
-def test_a_link_to_a_missing_file_or_heading_is_noticed(tmp_path):
-    page = tmp_path / "page.md"
+@pytest.mark.parametrize(
+    ("link", "expected"),
+    [
+        ("https://example.org", True),
+        ("page.md", True),
+        ("#a-title-with-code", True),
+        ("none.md", False),
+        ("#no-such-heading", False),
+        ("../folder", False),
+    ],
+)
+def test_a_link_to_a_missing_file_or_heading_or_to_a_folder_is_noticed(tmp_path, link, expected):
+    page = tmp_path / "folder" / "page.md"
+    page.parent.mkdir()
     page.write_text("# A title, with `code`\n", "utf-8")
-    links = ("https://example.org", "page.md", "#a-title-with-code", "none.md", "#no-such-heading")
-    assert [leads_somewhere(page, link) for link in links] == [True, True, True, False, False]
+    assert leads_somewhere(page, link) == expected
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if p.suffix == ".md"], ids=lambda p: p.name)
