@@ -54,7 +54,7 @@ def test_the_audit_finds_what_was_planted_and_changes_nothing(place):
     )
     assert copies >= 1
     assert counts["classes with fewer than 5 images"] == 1
-    assert counts["files that could not be read"] == 1
+    assert counts["files and folders left out"] == 1
     page = (place / "my_images-audit.html").read_text("utf-8")
     for name in ("toy 1/copy of 00.png", "toy 0/00.png", "toy 2/again.jpg", "toy 3/broken.jpg"):
         assert name in page

@@ -76,6 +76,10 @@ def test_small_classes_ask_fewer_neighbors():
     assert image.share == 0.8  # the other four of its class, and one other image
 
 
+def test_the_only_image_of_a_class_is_not_judged():
+    assert find_doubtful_labels(*clusters([5, 5, 5, 1])) == []
+
+
 def test_a_neighborhood_without_a_majority_is_no_evidence():
     features, labels = unit(RNG.normal(size=(60, 64))), np.arange(60) % 30
     assert find_doubtful_labels(features, labels) == []

@@ -170,6 +170,8 @@ def test_the_threshold_says_where_it_comes_from(model):
         and "0.0% [0.0%, 16.1%] of 20 strangers (images of" in text
     )
     assert "of 20 known images (held out)" in text
+    gallery.fit_threshold(queries[80:120], np.repeat([0, 9], 20), strangers_let_in=0.0001)
+    assert "at most 0.01% of strangers let in" in gallery.describe_threshold()
     gallery.threshold *= 2
     assert gallery.describe_threshold().endswith("set by hand"), "then the policy is not its own"
     gallery.fit_threshold(strangers_let_in=None)

@@ -57,7 +57,7 @@ def audit(images: str, report: str | None = None) -> None:
     write_audit_page(target, found, data)
     print(f"\n{len(data.images):,} images of {len(data.class_names):,} classes: {data.name}")
     print(data.layout)
-    counts = [*found.summarize(), ("files that could not be read", len(data.problems))]
+    counts = [*found.summarize(), ("files and folders left out", len(data.problems))]
     for what, count in counts:
         print(f"{count:6,}  {what}")
     print(f"look at them in {printable(target)}; nothing was changed")

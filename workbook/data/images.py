@@ -256,9 +256,8 @@ def _explain_shortage(
     names = list(dict.fromkeys(entry.class_name for entry in entries))
     labels = np.array([names.index(entry.class_name) for entry in entries], np.int32)
     layout = describe_layout(listing, names, labels, [entry.split or "train" for entry in entries])
-    text = f"{len(entries)} images in {len(names)} classes. At least two classes are needed: one "
-    text += "sub-folder with images per class. Training needs two images per class, and from five "
-    text += "images per class on some are held out for the test"
+    text = f"{len(entries)} images in {len(names)} classes, but at least two classes are needed, "
+    text += "each in a sub-folder with its images"
     if listing.tables and not entries:
         table = listing.tables[0]
         text = f"{printable(table.name)} may hold the labels: {suggest_table(table)}"
@@ -267,6 +266,8 @@ def _explain_shortage(
 
 
 def _show_problems(problems: list[dict], cache: Path) -> str:
+    if not problems:
+        return ""
     first = "".join(f"\n  {p['path']}: {p['reason']}: {p['remedy']}" for p in problems[:5])
     return f"{first}\n  all: {cache / 'report.csv'}"
 

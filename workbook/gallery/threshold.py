@@ -275,9 +275,9 @@ def describe_threshold(threshold: float | None, policy: dict[str, Any] | None) -
     if policy is None or policy["threshold"] != threshold:
         return f"threshold {threshold:.3f}, set by hand"
     limit, refused_limit = policy["strangers_let_in_at_most"], policy.get("known_refused_at_most")
-    rule = "the best balance" if limit is None else f"at most {limit:.0%} of strangers let in"
+    rule = "the best balance" if limit is None else f"at most {100 * limit:g}% of strangers let in"
     if refused_limit is not None:
-        rule = f"at most {refused_limit:.0%} of known images refused"
+        rule = f"at most {100 * refused_limit:g}% of known images refused"
     kind = "images of other classes"
     if policy["strangers_simulated"]:
         kind = "simulated by leaving out each image's class; real ones come closer"
