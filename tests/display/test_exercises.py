@@ -218,7 +218,14 @@ WRONG = {  # (notebook, exercise): plausible wrong answers, or (part of the solu
         lambda inputs, units: dense_parameters(inputs, units) + 4 * sum(units[:-1]),
         lambda inputs, units: dense_parameters(inputs, units) + 2 * sum(units),
     ],
-    ("04", 1): LOSSES,
+    ("04", 1): [
+        ("-T * np.log", "-np.log"),
+        ("-T * np.log(np.exp(-d_an / T).sum())", "d_an.min()"),
+        ("-d_an / T", "d_an / T"),
+        ("T * np.log(1 + np.exp((d_ap - soft_minimum + margin) / T))",
+         "max(d_ap - soft_minimum + margin, 0)"),
+        ("return T *", "return"),
+    ],
     ("04", 2): [
         ("where(is_positive,", "where(same,"),  # the anchor itself
         ("positive = tf.argmin(tf.where(is_positive, distances, np.inf",
