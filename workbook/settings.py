@@ -47,7 +47,7 @@ VARIABLES = {  # the name of the environment variable, and what it chooses
     "processors that have it)",
     "SIAMESE_XLA": "auto (Keras decides: not on a CPU), on or off",
     "SIAMESE_BENCHMARK": "full measures all of the notebook on speed (default: short)",
-    "SIAMESE_SEARCH": "1 makes the small search of notebook 10.1 a real one (default: 0, a few steps of it)",
+    "SIAMESE_SEARCH": "1 makes the search of notebook 10.1 a real one (default: 0, a few steps)",
     "SIAMESE_LIVE": "0 draws the loss plot once, at the end of training (default: 1, live)",
 }
 
