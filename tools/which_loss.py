@@ -9,9 +9,8 @@ random and is judged on classes that are held out of training. The best trial of
 trained anew with each seed and asked, once, for other classes, which played no part so far.
 Everything is kept in results/which_loss/DATASET.jsonl, one line for each training, so the command
 may be interrupted and continues where it was. With --full the loss that was best on the held-out
-groceries is then trained on all classes of groceries, at full size. It has as many trials as
-before, each of three epochs and judged on validation photographs. Five seeds of the best one,
-trained for all epochs, name the test photographs, as today's recipe does.
+groceries and today's recipe are then trained on all classes of groceries, at full size and with all
+epochs, and name the test photographs.
 """
 
 import argparse
@@ -50,7 +49,6 @@ RATES = (2e-4, 1e-2)
 WEIGHT_DECAY = 0.01
 FIRST_SEED = 1000  # of the final trainings; trials have their number as seed
 STEPS = 1000  # per epoch; more than fit into the seconds, so that no time is lost between epochs
-TRIAL_EPOCHS = 3  # of a trial on all groceries; the final trainings have ten
 TODAY = "soft triplet"  # the loss of today's recipe, with which the others are compared
 
 
@@ -238,66 +236,48 @@ def table(store: Store) -> Iterator[str]:
             yield text
 
 
-def compare_on_all_classes(store: Store, trials: int, seeds: int, data_home: Any) -> None:
-    """Train today's recipe and the loss that was chosen on held-out groceries on all groceries.
-
-    The loss gets two sets of options: those that the contest has chosen, and those of the best of
-    the same draws when trained on these images, by recall@1 of the validation photographs.
-    """
-
-    def read_full(seed: int) -> Config:
-        options = {"preset": "full", "dataset": "grocery", "backbone": "EfficientNetLite0"}
-        return read_config({}, **options, seed=seed, data_seed=42, live=0, data_home=data_home)
-
-    data, today = load_from_config(read_full(42)), tuned(read_full(42))
-    features, loss = keep_features(read_full(42), data), store.chosen()["loss"]
-
-    def train_fully(drawn: dict, seed: int, epochs: int | None = None) -> Trainer:
-        keras.utils.clear_session()
-        new = {"loss": loss, "temperature": None, "normalize": loss != "softmax"}
-        recipe = replace(today, weight_decay=WEIGHT_DECAY, **new, **drawn) if drawn else today
-        trainer = Trainer(read_full(seed), recipe, data, features, epochs=epochs)
-        trainer.fit()
-        return trainer
-
-    for number in range(trials):
-        key, drawn = {"stage": "full trial", "loss": loss, "number": number}, draw(loss, number)
-        if not store.find(**key):
-            try:
-                recall = train_fully(drawn, number, TRIAL_EPOCHS).recall("validation")
-            except FloatingPointError as error:  # such a trial is lost
-                print(error)
-                recall = 0.0
-            store.add(key | drawn | {"recall@1": round(recall, 4)})
-        found = store.find(**key)[0]["recall@1"]
-        print(f"all groceries, trial {number + 1} of {trials}: recall@1 {found:.3f}", flush=True)
-
-    systems: dict[str, dict] = {"today": {"loss": "tuned"}}
-    systems["options of the contest"] = {"loss": loss} | store.best_draw(loss)
-    systems["options of these trials"] = {"loss": loss} | store.best_draw(loss, "full trial")
-    test, values = data.where("test"), {}
-    for name, system in systems.items():
-        for number in range(seeds):
-            key = {"stage": "full", **system, "number": number}
+def compare_on_all_classes(store: Store, seeds: int, data_home: Any) -> None:
+    """Train today's recipe and the loss that was chosen on held-out groceries on all groceries."""
+    chosen = store.chosen()
+    options = {"preset": "full", "dataset": "grocery", "backbone": "EfficientNetLite0"}
+    for number in range(seeds):
+        config = read_config(
+            {}, **options, seed=42 + number, data_seed=42, live=0, data_home=data_home
+        )
+        data, today = load_from_config(config), tuned(config)
+        new = replace(
+            today,
+            name=chosen["loss"],
+            loss=chosen["loss"],
+            options=chosen["options"],
+            temperature=None,
+            normalize=chosen["loss"] != "softmax",
+            learning_rate=chosen["learning_rate"],
+            weight_decay=WEIGHT_DECAY,
+        )
+        for recipe in (today, new):
+            key = {"stage": "full", "loss": recipe.name, "number": number}
             if store.find(**key):
                 continue
-            drawn = {option: system[option] for option in system if option != "loss"}
-            vectors, found = normalize(train_fully(drawn, 42 + number).embed()), {}
-            for asked, rows in (("nearest", data.gallery), ("one-shot", data.where("reference"))):
+            trainer = Trainer(config, recipe, data)
+            trainer.fit(folder=config.run_dir / "which_loss" / recipe.name)
+            vectors, test = normalize(trainer.embed()), data.where("test")
+            answers = {"nearest": data.gallery, "one-shot": data.where("reference")}
+            found = {}
+            for name, rows in answers.items():
                 _, nearest = nearest_neighbors(vectors[test], vectors[rows])
                 right = data.labels[test] == data.labels[rows[nearest[:, 0]]]
-                found[asked] = round(float(right.mean()), 4)
-            print(f"all groceries, {name}, seed {number + 1}: {found}", flush=True)
+                found[name] = round(float(right.mean()), 4)
+            print(f"all groceries, seed {number + 1}, {recipe.name}: {found}", flush=True)
             store.add(key | found)
-        values[name] = store.find(stage="full", **system)[:seeds]
-    for name in list(values)[1:] if seeds > 1 else ():
-        for asked in ("nearest", "one-shot"):
-            new_ones, old = ([line[asked] for line in values[each]] for each in (name, "today"))
-            difference = paired_difference(new_ones, old)
-            print(
-                f"{asked}: {loss}, {name}, {np.mean(new_ones):.3f}, today {np.mean(old):.3f}: "
-                f"{difference}"
-            )
+    for name in ("nearest", "one-shot") if seeds > 1 else ():
+        values = [
+            [line[name] for line in store.find(stage="full", loss=loss)[:seeds]]
+            for loss in (chosen["loss"], "tuned")
+        ]
+        new_mean, old_mean = np.mean(values, axis=1)
+        difference = paired_difference(*values)
+        print(f"{name}: {chosen['loss']} {new_mean:.3f}, today {old_mean:.3f}: {difference}")
 
 
 def main() -> None:
@@ -344,7 +324,7 @@ def main() -> None:
     measure_references(contest, store)
     print(*table(store), sep="\n")
     if asked.full:
-        compare_on_all_classes(store, asked.trials, asked.seeds, asked.data_home)
+        compare_on_all_classes(store, asked.seeds, asked.data_home)
 
 
 if __name__ == "__main__":

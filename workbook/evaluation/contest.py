@@ -20,8 +20,7 @@ class Store:
     """The trainings of a contest, one dict per line of a JSON Lines file.
 
     Each has a "stage": "trial", judged on the classes of the choice; "final", whose measures are
-    lists with one value per test class; "reference", which needs no training; or, for the trainings
-    on all groceries, "full trial", judged on validation photographs, and "full".
+    lists with one value per test class; "reference", which needs no training; or "full".
     """
 
     def __init__(self, path: str | Path):
@@ -50,14 +49,13 @@ class Store:
         """Return the MAP@R of a loss's trials on the classes of the choice, in their order."""
         return [trial["map@r"] for trial in self.find(stage="trial", loss=loss)]
 
-    def best_trial(self, loss: str, stage: str = "trial") -> dict[str, Any]:
-        """Return the best trial of a loss, by what its stage is judged by: MAP@R, or recall@1."""
-        measure = "map@r" if stage == "trial" else "recall@1"
-        return max(self.find(stage=stage, loss=loss), key=lambda trial: trial[measure])
+    def best_trial(self, loss: str) -> dict[str, Any]:
+        """Return the trial of a loss with the highest MAP@R on the classes of the choice."""
+        return max(self.find(stage="trial", loss=loss), key=lambda trial: trial["map@r"])
 
-    def best_draw(self, loss: str, stage: str = "trial") -> dict[str, Any]:
+    def best_draw(self, loss: str) -> dict[str, Any]:
         """Return the learning rate and the options of the best trial of a loss."""
-        best = self.best_trial(loss, stage)
+        best = self.best_trial(loss)
         return {name: best[name] for name in ("learning_rate", "options")}
 
     def finals(self, loss: str) -> list[dict[str, Any]]:
