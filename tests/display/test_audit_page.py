@@ -54,7 +54,7 @@ def test_each_thumbnail_is_of_the_image_that_its_caption_names(tmp_path, data):
     assert all(name == f"c/{color:02}.jpg" for name, color in figures)
     text = path.read_text("utf-8")
     assert "80% of its neighbours: cat" in text and "and 2 more" in text
-    for title in ("across classes: 1", "across splits: none", "within a class: 1", "be read: 1"):
+    for title in ("across classes: 1", "across splits: none", "within a class: 1", "left out: 1"):
         assert title in text
 
 
