@@ -184,7 +184,7 @@ def test_unreadable_files_are_reported_and_strict_raises(tmp_path):
 @pytest.mark.parametrize("classes", [0, 1])
 def test_too_few_classes_is_a_clear_error(tmp_path, classes):
     write_images(tmp_path, ["a"][:classes], 3)
-    with pytest.raises(ValueError, match="one sub-folder with images per class"):
+    with pytest.raises(ValueError, match="each in a sub-folder with its images"):
         load_images(tmp_path, 16, cache_dir=tmp_path.parent / "cache")
 
 

@@ -389,7 +389,7 @@ def test_k_below_one_is_refused_at_once(saved, folder, nothing_embedded):
         (["identify", "absent", "a.png"], "absent is no folder, so it is no gallery"),
         (["enroll", "empty", "x", "a.png"], "empty holds no gallery.json"),
         (["identify", "embedding.keras", "a.png"], "embedding.keras is no folder"),
-        (["build", "embedding.keras", "empty", "g"], "one sub-folder with images per class"),
+        (["build", "embedding.keras", "empty", "g"], "each in a sub-folder with its images"),
         (["build", "absent.keras", "images", "g"], "absent.keras: no such"),
         (["build", "embedding.keras", "images", "file"], "file is a file: give a folder"),
         (["build", "embedding.keras", "images", "file/g"], "file is a file: give a folder"),
