@@ -127,12 +127,12 @@ def _table(rows: Iterable[tuple[str, int]]) -> str:
 
 def _list_problems(data: ImageDataset) -> str:
     """List what was left out, which no other section can show."""
+    title = "Files and folders left out"
     if not data.problems:
-        return "<h2>Files and folders left out: none</h2>"
+        return f"<h2>{title}: none</h2>"
     lines = (
         f"<li>{escaped(p['path'])}: {escaped(p['reason'])}: {escaped(p['remedy'])}</li>"
         for p in data.problems[:MOST_SHOWN]
     )
-    title = f"<h2>Files and folders left out: {len(data.problems):,}</h2>"
     more = f"<p>The first {MOST_SHOWN} are shown.</p>" if len(data.problems) > MOST_SHOWN else ""
-    return f"{title}\n{more}<ul>{''.join(lines)}</ul>"
+    return f"<h2>{title}: {len(data.problems):,}</h2>\n{more}<ul>{''.join(lines)}</ul>"
